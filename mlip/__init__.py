@@ -1,0 +1,1 @@
+"""Equivariant interatomic potentials: train, evaluate, relax, run MD."""

@@ -1,0 +1,46 @@
+"""What every command of ``mlip`` and ``scf-accel`` does with an error: one clear line, a log file, an exit code."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+
+def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
+    """Write the current exception's trace to a log file; return its path, or ``None`` if no place can be written."""
+    name = f"{program}-error-{datetime.now():%Y%m%d-%H%M%S}.log"
+    for place in (folder, Path.cwd(), Path(tempfile.gettempdir())):
+        if place is None:
+            continue
+        try:
+            path = Path(place) / name
+            path.write_text(f"{program} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}", encoding="utf-8")
+            return path
+        except OSError:
+            continue
+    return None
+
+
+def run_guarded(program: str, main: Callable[[], object]) -> None:
+    """Run ``main``; turn exceptions into one line on stderr, a trace in a log file and a non-zero exit.
+
+    Exit codes: 1 for an error, 2 for wrong usage (click's own), 130 for Ctrl-C.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; what was written stays, run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        from mlip.errors import UserError
+
+        trace = write_trace(program)
+        where = f" (full trace: {trace})" if trace else ""
+        text = " ".join(str(error).split())
+        what = text if isinstance(error, (UserError, OSError)) and text else f"unexpected {type(error).__name__}: {text}"
+        print(f"{program}: error: {what}{where}", file=sys.stderr)
+        sys.exit(1)

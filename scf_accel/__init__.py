@@ -1,0 +1,1 @@
+"""SCF acceleration for PySCF: labels, density fitting, guesses."""
