@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, overload
 
 import numpy as np
 
@@ -23,6 +25,7 @@ class Frame:
         spin: number of unpaired electrons, N_alpha - N_beta (PySCF's ``mol.spin``).
         density_coefficients: ``[k]`` coefficients in the auxiliary basis of the file's level of theory.
         id: a name that is unique in its file.
+        extras: further scalars of the frame by name (int, float or str), e.g. ``molecule`` or ``scf_cycles``.
     """
 
     atomic_numbers: np.ndarray
@@ -36,6 +39,7 @@ class Frame:
     spin: int = 0
     density_coefficients: np.ndarray | None = None
     id: str = ""
+    extras: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.atomic_numbers)
@@ -44,3 +48,51 @@ class Frame:
     def volume(self) -> float:
         """Cell volume in Angstrom^3; zero where there is no full cell."""
         return float(abs(np.linalg.det(self.cell)))
+
+
+class FrameSubset(Sequence[Frame]):
+    """Some frames of a sequence, in a given order, without reading them."""
+
+    def __init__(self, frames: Sequence[Frame], indices: Sequence[int] | np.ndarray):
+        self.frames = frames
+        self.indices = np.asarray(indices, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> FrameSubset: ...
+
+    def __getitem__(self, index: int | slice) -> Frame | FrameSubset:
+        if isinstance(index, slice):
+            return FrameSubset(self.frames, self.indices[index])
+        return self.frames[int(self.indices[index])]
+
+
+def count_atoms(frames: Sequence[Frame]) -> np.ndarray:
+    """Atoms in each frame, ``[N]`` int64; read from the offsets where the frames lie in a file, else counted."""
+    known = getattr(frames, "num_atoms", None)
+    if known is not None:
+        return np.asarray(known, dtype=np.int64)
+    if isinstance(frames, FrameSubset):
+        return count_atoms(frames.frames)[frames.indices]
+    return np.array([len(frame) for frame in frames], dtype=np.int64)
+
+
+def frame_extra(frames: Sequence[Frame], name: str) -> np.ndarray | None:
+    """The extra ``name`` of every frame as ``[N]``, or ``None`` where no frame has it."""
+    if isinstance(frames, FrameSubset):
+        values = frame_extra(frames.frames, name)
+        return None if values is None else values[frames.indices]
+    names = getattr(frames, "extra_names", None)
+    if names is not None:
+        return frames.frame_extra(name) if name in names else None  # type: ignore[attr-defined]
+    found = [frame.extras.get(name) for frame in frames]
+    if all(value is None for value in found):
+        return None
+    if any(isinstance(value, str) for value in found):
+        return np.array(["" if value is None else str(value) for value in found], dtype=object)
+    return np.array([np.nan if value is None else value for value in found])
