@@ -83,7 +83,7 @@ class HDF5Frames(Sequence[Frame]):
                 raise DataError(f"{self.path}: no such file")
             self._file = h5py.File(self.path, "r", locking="best-effort")
             self._pid = os.getpid()
-            self._datasets = {name: dataset for name, dataset in self._file.items()}
+            self._datasets = dict(self._file.items())
         return self._file
 
     def close(self) -> None:

@@ -39,10 +39,10 @@ def write_frames(
     Raises:
         DataError: a frame is inconsistent, or an id is not unique.
     """
-    with atomic_path(path) as temporary:
-        with FrameWriter(temporary, attrs, float32=float32, compression=compression) as writer:
-            for frame in frames:
-                writer.append(frame)
+    options: dict[str, Any] = {"float32": float32, "compression": compression}
+    with atomic_path(path) as temporary, FrameWriter(temporary, attrs, **options) as writer:
+        for frame in frames:
+            writer.append(frame)
     return writer.count
 
 
