@@ -1,0 +1,113 @@
+"""Make ``molecules.smi``, the list of molecules of this set: our own small molecules, then a seeded pick from public lists.
+
+    python datasets/organics/make_smiles.py FOLDER_WITH_SMI_FILES > datasets/organics/molecules.smi
+
+The pick takes distinct neutral closed-shell molecules of H C N O F S P Cl from QM9, QM7 and ESOL lists, with a quota
+for each number of atoms (most have 5 to 13, a few up to 20). Half of them are changed by one seeded substitution
+(H -> F, H -> Cl, O -> S, N -> P, H -> CH3 where room is left), which brings in the elements those lists lack.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+from rdkit import Chem, rdBase
+
+SEED = 20
+ALLOWED = {1, 6, 7, 8, 9, 15, 16, 17}
+QUOTA = {5: 6, 6: 14, 7: 24, 8: 34, 9: 40, 10: 44, 11: 44, 12: 40, 13: 34, 14: 20, 15: 16, 16: 12, 17: 8, 18: 6, 19: 4, 20: 4}
+ATOMS = "[H] [C] [N] [O] [F] [P] [S] [Cl]".split()
+OWN = """
+[H][H] N#N F ClF FF ClCl Cl O S N P C [C-]#[O+] O=O OO OF OCl FS SS NN PP NP NO PO SCl PF PCl N#P S=C=S O=C=O O=C=S O=S=O
+C#N C#P C=O C=S C=N C=P CF CCl CO CS CN CP FCF ClCCl FC(F)F ClC(Cl)Cl FC(F)(F)F FCCl FC(Cl)Cl FN(F)F FP(F)F ClP(Cl)Cl ClN
+FNF ClOCl FOF FSF ClSCl O=CF O=CCl O=C(F)F O=C(Cl)Cl O=C(F)Cl S=C(F)F S=C(Cl)Cl S=CF O=NF O=NCl O=N N=O O=NO O=[N+]([O-])O
+O=S(F)F O=S(Cl)Cl O=S(=O)(F)F O=S(=O)(Cl)Cl O=S(=O)(O)O O=S(O)O O=P(F)(F)F O=P(Cl)(Cl)Cl O=[PH3] O=P(O)(O)O O=P(O)O OP(O)O
+OP(F)F NP(F)F CP(F)F CP(Cl)Cl PC=O PC#N PCF PCCl PCO PCS FPF ClPCl FP(F)(F)(F)F FS(F)(F)F FS(F)(F)(F)(F)F
+CC C=C C#C CC=O CCO COC CSC CSS CSSC CPC CNC CN(C)C CP(C)C CC#N CC#C CC(=O)O CC(=O)N CC(=O)F CC(=O)Cl CC(=O)S CC(=S)N CC=S
+C[N+](=O)[O-] CON=O CONC CNO CSO CS(C)=O CS(C)(=O)=O CS(=O)(=O)F CS(=O)(=O)Cl CS(=O)(=O)N CS(=O)(=O)O CP(C)(C)=O CP(=O)(O)O
+COP(O)O COP(F)F CC(F)F CCF CCCl CC(Cl)Cl FCCF ClCCCl FCCCl FC=C ClC=C FC=CF ClC=CCl FC(F)=C ClC(Cl)=C FC(F)=C(F)F ClC(Cl)=C(Cl)Cl
+FC#C ClC#C FC#N ClC#N OC#N N=C=O N=C=S CN=C=O CN=C=S SC#N CSC#N C=C=O C=C=C C=C=S O=C=C=C=O N#CC#N C#CC#C C=CC=C C=CC#N C=CC#C
+OCC=O OCCO OCCF OCCCl OCCS NCCO SCCS NCC(=O)O NC(=O)N NC(=S)N NC=O NC=S OC=O SC=O COC=O CSC=O O=CC=O NC#N NN=O
+FC(F)(F)C FC(F)(F)CO FC(F)(F)C=O FC(F)(F)C(=O)O FC(F)(F)SC ClC(Cl)(Cl)C ClCC=O FCC=O FCC#N ClCC#N FCO ClCO FCOCF ClCOC FCS ClCS
+C1CC1 C1CO1 C1CS1 C1CN1 C1CP1 C1=CC1 C1CCC1 C1COC1 C1CSC1 C1CNC1 C1CPC1 FC1CC1 ClC1CC1 FC1CO1 ClC1CO1 O=C1CO1 C1CC1=O
+c1ccoc1 c1ccsc1 c1cc[nH]c1 c1cc[pH]c1 c1c[nH]cn1 c1cscn1 c1cocn1 c1cn[nH]c1 c1csnn1 c1cpccc1 c1ccncc1 c1cncnc1 c1ccnnc1 c1ncncn1
+c1ccccc1 Fc1ccccc1 Clc1ccccc1 Oc1ccccc1 Sc1ccccc1 Nc1ccccc1 Pc1ccccc1 Fc1ccoc1 Clc1ccsc1 Fc1ccncc1 Clc1ccncc1 Fc1cccc(F)c1 Fc1ccc(Cl)cc1
+N#Cc1ccccc1 O=Cc1ccccc1 C1CCOC1 C1CCSC1 C1CCNC1 C1COCO1 C1CSCS1 C1COCCO1 CC(C)O CCCO CCOC CCS CCP CCN CC(C)=O CCC CC=C CCC=O
+CC(C)C CC=CC CC(C)F CC(C)Cl CC(C)S CC(O)C#N NCC#N OCC#N SCC#N PCC#N OCC#C FCC#C ClCC#C FCC=C ClCC=C SCC=C OCC=C NCC=C PCC=C
+O=C(O)C(=O)O O=C(Cl)C=C O=C(F)C=C O=CC=C O=CC#C NC(=O)C=C OC=CC=O SC=CC=S OO[H] COO COOC CC(=O)OO CN=NC CN=O CC=NO CC(C)=NO N=CN
+FN=NF ClN=O FON=O COF COCl CNF CNCl NOF NSN CSN CSF CSCl CPF CPCl SPO FP=O ClP=O ClP=S FP(F)(F)=S ClP(Cl)(Cl)=S CP=O CP=S CN=P
+""".split()
+
+
+def neutral_closed_shell(molecule: Chem.Mol) -> bool:
+    """Allowed elements, no charge, no radical, one fragment, no isotope labels."""
+    return (
+        all(a.GetAtomicNum() in ALLOWED and not a.GetNumRadicalElectrons() and not a.GetIsotope() for a in molecule.GetAtoms())
+        and Chem.GetFormalCharge(molecule) == 0
+        and len(Chem.GetMolFrags(molecule)) == 1
+    )
+
+
+def substitute(molecule: Chem.Mol, rng: random.Random) -> Chem.Mol | None:
+    """One random substitution on a molecule with explicit hydrogens; ``None`` where it does not apply."""
+    old, new = rng.choice([(1, 9), (1, 17), (1, 9), (1, 17), (8, 16), (7, 15), (1, 6)])
+    sites = [
+        a.GetIdx()
+        for a in molecule.GetAtoms()
+        if a.GetAtomicNum() == old and not a.GetFormalCharge() and (old != 1 or a.GetNeighbors()[0].GetAtomicNum() == 6)
+    ]
+    if not sites:
+        return None
+    editable = Chem.RWMol(molecule)
+    atom = editable.GetAtomWithIdx(rng.choice(sites))
+    atom.SetAtomicNum(new)
+    if new == 6:
+        atom.SetNoImplicit(False)
+    changed = editable.GetMol()
+    if Chem.SanitizeMol(changed, catchErrors=True) != Chem.SanitizeFlags.SANITIZE_NONE:
+        return None
+    return Chem.MolFromSmiles(Chem.MolToSmiles(Chem.RemoveHs(changed)))
+
+
+def pick(folder: Path) -> list[str]:
+    """Canonical SMILES picked from the public lists to fill ``QUOTA``."""
+    rng = random.Random(SEED)
+    lines: list[str] = []
+    for name in ("qm9_30k.smi", "qm7.smi", "esol_delaney.smi"):
+        own = [line.split()[0] for line in (folder / name).read_text().splitlines() if line.strip() and line[0] != "#"]
+        lines += rng.sample(own, min(len(own), 6000))
+    rng.shuffle(lines)
+    room = dict(QUOTA)
+    found: dict[str, None] = {}
+    taken = {Chem.CanonSmiles(s) for s in OWN}
+    for line in lines:
+        molecule = Chem.MolFromSmiles(line)
+        if molecule is not None and rng.random() < 0.5:
+            molecule = substitute(Chem.AddHs(molecule), rng)
+        if molecule is None or not neutral_closed_shell(molecule):
+            continue
+        smiles, size = Chem.MolToSmiles(molecule), Chem.AddHs(molecule).GetNumAtoms()
+        if room.get(size, 0) > 0 and smiles not in found and smiles not in taken:
+            room[size] -= 1
+            found[smiles] = None
+    return list(found)
+
+
+def main() -> None:
+    with rdBase.BlockLogs():
+        picked = pick(Path(sys.argv[1]))
+        print(f"# made by make_smiles.py, seed {SEED}: isolated atoms, our own list, a pick from QM9, QM7 and ESOL SMILES")
+        seen: dict[str, None] = {}
+        for smiles in OWN + picked:
+            molecule = Chem.MolFromSmiles(smiles)
+            if molecule is None:
+                raise SystemExit(f"bad SMILES {smiles}")
+            if Chem.AddHs(molecule).GetNumAtoms() <= 20:
+                seen.setdefault(Chem.MolToSmiles(molecule))
+        print("\n".join(ATOMS + list(seen)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""One structure -> DFT labels with PySCF: energy, analytic forces, fitted density.
+
+The theory is Kohn-Sham DFT with density fitting of the Coulomb term (RI-J), RKS for an even number of electrons and no
+unpaired ones, UKS otherwise. Forces are the analytic gradient of that same energy: they include the response of the
+integration grid (``grid_response``) and of the auxiliary basis, so they equal finite differences of the energy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlip.errors import UserError
+
+if TYPE_CHECKING:
+    from pyscf import gto
+
+HARTREE_TO_EV = 27.211386245988  # CODATA 2018, as ase.units
+BOHR_TO_ANGSTROM = 0.529177210903
+LAST_ALL_ELECTRON = 36  # def2 basis sets carry an effective core potential beyond Kr
+
+
+class LabelError(UserError):
+    """A structure got no label: SCF not converged, impossible spin, no basis for an element."""
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Everything that a label depends on besides the structure; part of every job's id.
+
+    Attributes:
+        xc, basis: functional and orbital basis, PySCF's names.
+        auxbasis: fitting basis of the Coulomb term and of ``density_coefficients``.
+        grid_level: PySCF's integration grid level, 0 to 9.
+        conv_tol: SCF energy threshold, Hartree; the orbital-gradient threshold is its square root.
+        max_cycle: SCF cycles before the second-order solver is tried, and again its own limit.
+    """
+
+    xc: str = "pbe"
+    basis: str = "def2-svp"
+    auxbasis: str = "def2-universal-jfit"
+    grid_level: int = 2
+    conv_tol: float = 1e-9
+    max_cycle: int = 60
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def level_of_theory(self) -> dict[str, Any]:
+        """The root attributes of a labelled file."""
+        import pyscf
+
+        return {
+            **self.as_dict(),
+            "method": "RKS; UKS where electrons are unpaired",
+            "coulomb": "density fitting (RI-J) in auxbasis",
+            "forces_from": "analytic gradient with grid response and auxiliary-basis response",
+            "density_auxbasis": self.auxbasis,
+            "density_metric": "coulomb",
+            "density_convention": "PySCF real spherical Gaussians: atoms in frame order, p = x y z, l > 1: m = -l..l",
+            "program": f"PySCF {pyscf.__version__}",
+        }
+
+
+def check_theory(settings: LabelSettings) -> None:
+    """Raise :class:`LabelError` for a functional or basis that PySCF does not know, before any work starts."""
+    from pyscf import dft, gto
+
+    try:
+        dft.libxc.parse_xc(settings.xc)
+    except (KeyError, ValueError) as error:
+        raise LabelError(f"--xc {settings.xc}: PySCF does not know this functional ({error})") from error
+    for option, name in (("--basis", settings.basis), ("--auxbasis", settings.auxbasis)):
+        try:
+            gto.basis.load(name, "H")
+        except Exception as error:
+            raise LabelError(f"{option} {name}: PySCF does not know this basis set") from error
+    if settings.conv_tol <= 0:
+        raise LabelError(f"--conv-tol {settings.conv_tol}: give a positive threshold in Hartree")
+
+
+@dataclass
+class Labels:
+    """Labels of one structure: eV, eV/Angstrom; coefficients in atomic units (electrons per Bohr^3 basis)."""
+
+    energy: float
+    forces: np.ndarray
+    density_coefficients: np.ndarray
+    cycles: int
+    solver: str
+    seconds: float = 0.0
+
+
+def make_molecule(
+    numbers: np.ndarray, positions: np.ndarray, charge: int, spin: int, settings: LabelSettings
+) -> gto.Mole:
+    """The PySCF molecule; positions in Angstrom, ``spin`` = N_alpha - N_beta."""
+    from pyscf import gto
+
+    mol = gto.Mole()
+    mol.atom = [(int(z), tuple(map(float, xyz))) for z, xyz in zip(numbers, positions, strict=True)]
+    mol.unit = "Angstrom"
+    mol.basis = settings.basis
+    mol.charge, mol.spin, mol.verbose = int(charge), int(spin), 0
+    heavy = {gto.mole._symbol(int(z)) for z in numbers if z > LAST_ALL_ELECTRON}
+    if heavy:
+        mol.ecp = dict.fromkeys(heavy, settings.basis)
+    electrons = int(np.sum(numbers)) - charge
+    if (electrons - spin) % 2 or spin > electrons:
+        raise LabelError(f"{spin} unpaired electrons are impossible with {electrons} electrons; change charge or spin")
+    try:
+        mol.build(dump_input=False, parse_arg=False)
+    except (KeyError, RuntimeError) as error:
+        raise LabelError(f"basis {settings.basis!r} cannot be put on this structure: {error}") from error
+    return mol
+
+
+def make_mean_field(mol: gto.Mole, settings: LabelSettings) -> Any:
+    """The Kohn-Sham object with our settings, its grid AO values and RI integrals kept in memory between cycles."""
+    from pyscf import dft
+
+    from scf_accel.aocache import CachedNumInt
+
+    method = dft.UKS if mol.spin else dft.RKS
+    mf = method(mol, xc=settings.xc).density_fit(auxbasis=settings.auxbasis)
+    mf.grids.level = settings.grid_level
+    mf.conv_tol = settings.conv_tol
+    mf.max_cycle = settings.max_cycle
+    mf.conv_check = False  # its extra cycle changes forces by under 0.02 meV/A at this threshold
+    mf._numint = CachedNumInt()
+    return mf
+
+
+def run_scf(mf: Any) -> str:
+    """Converge ``mf``; DIIS first, then second order. Returns the solver that did it; raises :class:`LabelError`."""
+    mf.with_df.build()  # keep the three-index integrals instead of recomputing them in each cycle
+    mf.kernel()
+    if mf.converged:
+        return "diis"
+    last = mf.make_rdm1()
+    second = mf.newton()
+    second.max_cycle = mf.max_cycle
+    second.kernel(last)
+    if not second.converged:
+        raise LabelError(
+            f"SCF not converged in {mf.max_cycle} DIIS and {second.max_cycle} second-order cycles "
+            f"(conv_tol {mf.conv_tol:g}, last energy {second.e_tot:.6f} Eh)"
+        )
+    mf.mo_coeff, mf.mo_occ, mf.mo_energy = second.mo_coeff, second.mo_occ, second.mo_energy
+    mf.e_tot, mf.converged = second.e_tot, True
+    mf.cycles += int(getattr(second, "cycles", 0) or 0)
+    return "diis+newton"
+
+
+def compute_labels(
+    numbers: np.ndarray, positions: np.ndarray, charge: int, spin: int, settings: LabelSettings
+) -> Labels:
+    """Label one structure.
+
+    Args:
+        numbers: ``[n]`` atomic numbers.
+        positions: ``[n, 3]`` Angstrom.
+        charge: total charge.
+        spin: unpaired electrons.
+    """
+    import time
+
+    from scf_accel.fitting import fit_density, make_auxmol
+
+    started = time.perf_counter()
+    mol = make_molecule(numbers, positions, charge, spin, settings)
+    mf = make_mean_field(mol, settings)
+    solver = run_scf(mf)
+    mf._numint.clear()
+    gradient = mf.nuc_grad_method()
+    gradient.grid_response = True
+    forces = -np.asarray(gradient.kernel()) * (HARTREE_TO_EV / BOHR_TO_ANGSTROM)
+    coefficients = fit_density(mol, make_auxmol(mol, settings.auxbasis), mf.make_rdm1())
+    labels = Labels(
+        energy=float(mf.e_tot) * HARTREE_TO_EV,
+        forces=forces,
+        density_coefficients=coefficients,
+        cycles=int(mf.cycles),
+        solver=solver,
+        seconds=time.perf_counter() - started,
+    )
+    if not (np.isfinite(labels.energy) and np.isfinite(forces).all() and np.isfinite(coefficients).all()):
+        raise LabelError("the calculation returned a value that is not finite")
+    return labels

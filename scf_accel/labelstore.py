@@ -1,0 +1,166 @@
+"""The crash-safe store of a labelling run: one small file per finished job in ``OUT.parts``, assembled into ``OUT``.
+
+``OUT.parts/settings.json`` holds the theory; ``ID.npz`` one labelled frame (plain arrays, no pickle); ``ID.failed.json``
+a job that got no label, with its reason. Each file appears by one rename, so a killed run leaves whole files only, and a
+job whose file exists is never computed again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlip.data.frame import Frame
+from mlip.data.hdf5 import write_frames
+from mlip.errors import DataError, UserError
+from mlip.files import atomic_path, atomic_write_text
+from scf_accel.labels import Labels
+from scf_accel.structures import Job
+
+EXTRAS = ("molecule", "origin", "solver", "scf_cycles", "seconds")
+
+
+class PartStore:
+    """The folder of finished jobs beside ``out``.
+
+    Args:
+        out: the HDF5 file that the parts belong to; the folder is ``out`` + ``.parts``.
+    """
+
+    def __init__(self, out: str | Path) -> None:
+        self.out = Path(out)
+        self.folder = self.out.with_name(self.out.name + ".parts")
+
+    # ------------------------------------------------------------------------------------------------ state
+
+    def check_settings(self, settings: dict[str, Any]) -> None:
+        """Raise :class:`DataError` if parts of another theory lie here."""
+        stored = self.read_settings()
+        if stored is None:
+            return
+        different = sorted(k for k in stored.keys() | settings.keys() if stored.get(k) != settings.get(k))
+        if different:
+            what = ", ".join(f"{k}: {stored.get(k)!r} there, {settings.get(k)!r} now" for k in different)
+            raise DataError(f"{self.folder} holds labels of other settings ({what}); choose another output file")
+
+    def read_settings(self) -> dict[str, Any] | None:
+        path = self.folder / "settings.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def open(self, settings: dict[str, Any]) -> None:
+        """Create the folder, or check that it holds the same theory; remove half-written files of a killed run."""
+        self.check_settings(settings)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        if self.read_settings() is None:
+            atomic_write_text(self.folder / "settings.json", json.dumps(settings, indent=1) + "\n")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one writing run; the lock goes with the process, however it dies."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "lock", "w", encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another run is writing to {self.folder}; wait for it or choose another output") from None
+            handle.write(f"{os.getpid()}\n")
+            handle.flush()
+            yield
+
+    def done(self) -> set[str]:
+        return {path.name[: -len(".npz")] for path in self.folder.glob("*.npz") if not path.name.startswith(".")}
+
+    def failures(self) -> dict[str, dict[str, Any]]:
+        """``id -> {reason, molecule, origin}`` of the jobs without a label."""
+        found = {}
+        for path in sorted(self.folder.glob("*.failed.json")):
+            if not path.name.startswith("."):
+                found[path.name[: -len(".failed.json")]] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def save(self, job: Job, labels: Labels) -> None:
+        """Record a labelled job; a failure recorded for it earlier goes."""
+        s = job.structure
+        text = {name: np.array(value) for name, value in (("molecule", s.molecule), ("origin", s.origin))}
+        with atomic_path(self.folder / f"{job.id}.npz") as temporary, open(temporary, "wb") as handle:
+            np.savez(
+                handle,
+                atomic_numbers=np.asarray(s.numbers, dtype=np.int16),
+                positions=np.asarray(s.positions, dtype=np.float64),
+                charge=np.int64(s.charge),
+                spin=np.int64(s.spin),
+                energy=np.float64(labels.energy),
+                forces=np.asarray(labels.forces, dtype=np.float64),
+                density_coefficients=np.asarray(labels.density_coefficients, dtype=np.float64),
+                scf_cycles=np.int64(labels.cycles),
+                solver=np.array(labels.solver),
+                seconds=np.float64(labels.seconds),
+                **text,
+            )
+            handle.flush()
+            os.fsync(handle.fileno())
+        (self.folder / f"{job.id}.failed.json").unlink(missing_ok=True)
+
+    def record_failure(self, job: Job, reason: str) -> None:
+        """Record a job that got no label, and why."""
+        s = job.structure
+        entry = {"reason": " ".join(reason.split()), "molecule": s.molecule, "origin": s.origin}
+        atomic_write_text(self.folder / f"{job.id}.failed.json", json.dumps(entry) + "\n")
+
+    def write_left_out(self, lines: list[str]) -> None:
+        """Keep what the planning left out, one line each, in ``left_out.txt``."""
+        if lines:
+            atomic_write_text(self.folder / "left_out.txt", "\n".join(lines) + "\n")
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def read(self, identity: str) -> Frame:
+        """The labelled frame ``identity`` with its extras (``EXTRAS``); :class:`DataError` if its file is damaged."""
+        path = self.folder / f"{identity}.npz"
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                return Frame(
+                    atomic_numbers=data["atomic_numbers"].astype(np.int64),
+                    positions=data["positions"],
+                    energy=float(data["energy"]),
+                    forces=data["forces"],
+                    charge=int(data["charge"]),
+                    spin=int(data["spin"]),
+                    density_coefficients=data["density_coefficients"],
+                    id=identity,
+                    extras={name: data[name].item() for name in EXTRAS},
+                )
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+
+    def frames(self) -> Iterator[Frame]:
+        """All labelled frames, ordered by molecule, then origin, then id: the same parts give the same file."""
+        keys = []
+        for identity in self.done():
+            frame = self.read(identity)
+            keys.append((frame.extras["molecule"], frame.extras["origin"], identity))
+        for _, _, identity in sorted(keys):
+            yield self.read(identity)
+
+    def assemble(self, attributes: dict[str, Any], compression: str | None = None) -> int:
+        """Write all labelled frames to ``out`` atomically; return how many.
+
+        Energies and positions are stored in double precision, forces and density coefficients in single (relative
+        rounding 6e-8, far below the error of the integration grid).
+        """
+        if not self.done():
+            raise DataError(f"{self.folder}: no labelled structure yet; nothing to assemble")
+        kept = ("forces", "density_coefficients")
+        return write_frames(self.out, self.frames(), attributes, float32=kept, compression=compression)
