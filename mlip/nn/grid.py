@@ -34,12 +34,11 @@ class SphereGrid(nn.Module):
             [np.outer(sine, np.cos(phi)), np.outer(sine, np.sin(phi)), np.outer(nodes, np.ones_like(phi))], axis=-1
         ).reshape(-1, 3)
         measure = np.repeat(weights / 2, self.num_azimuthal) / self.num_azimuthal
-        harmonics = SphericalHarmonics(l_max).double()(torch.from_numpy(points))
-        dtype = torch.get_default_dtype()
-        self.register_buffer("points", torch.from_numpy(points).to(dtype), persistent=False)
-        self.register_buffer("to_grid", harmonics.to(dtype), persistent=False)
+        harmonics = SphericalHarmonics(l_max)(torch.from_numpy(points))
+        self.register_buffer("points", torch.from_numpy(points), persistent=False)
+        self.register_buffer("to_grid", harmonics, persistent=False)
         self.register_buffer(
-            "from_grid", (harmonics * torch.from_numpy(measure)[:, None]).T.contiguous().to(dtype), persistent=False
+            "from_grid", (harmonics * torch.from_numpy(measure)[:, None]).T.contiguous(), persistent=False
         )
 
 

@@ -18,7 +18,9 @@ class EquivariantRMSNorm(nn.Module):
         self.eps = eps
         self.gain = nn.Parameter(torch.ones(l_max + 1, channels))
         degrees = torch.cat([torch.full((2 * l + 1,), l) for l in range(l_max + 1)])
-        weights = torch.cat([torch.full((2 * l + 1,), 1.0 / (2 * l + 1)) for l in range(l_max + 1)])
+        weights = torch.cat(
+            [torch.full((2 * l + 1,), 1.0 / (2 * l + 1), dtype=torch.float64) for l in range(l_max + 1)]
+        )
         self.register_buffer("degrees", degrees, persistent=False)
         self.register_buffer("weights", weights / ((l_max + 1) * channels), persistent=False)
 

@@ -47,7 +47,7 @@ class BSplineBasis(nn.Module):
         self.num_features = num_basis
         self.envelope = PolynomialEnvelope(cutoff, power)
         self.step = cutoff / (num_basis - 3)
-        centres = torch.arange(num_basis, dtype=torch.get_default_dtype()) - 1
+        centres = torch.arange(num_basis, dtype=torch.float64) - 1
         self.register_buffer("centres", centres, persistent=False)
         self.norm = 2.0  # the splines' squares sum to about 1/4 (without the envelope)
 
@@ -72,7 +72,7 @@ class BesselBasis(nn.Module):
         self.num_features = num_basis
         self.cutoff = cutoff
         self.envelope = PolynomialEnvelope(cutoff, power)
-        frequencies = math.pi * torch.arange(1, num_basis + 1, dtype=torch.get_default_dtype())
+        frequencies = math.pi * torch.arange(1, num_basis + 1, dtype=torch.float64)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, distance: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class SphericalHarmonics(nn.Module):
             scale = (raw @ target) / (raw @ raw)
             previous = scale * raw
             matrix = (scale * coupling).reshape(3 * (2 * l - 1), 2 * l + 1)
-            self.register_buffer(f"coupling_{l}", matrix.to(torch.get_default_dtype()), persistent=False)
+            self.register_buffer(f"coupling_{l}", matrix, persistent=False)
 
     def forward(self, unit: Tensor) -> Tensor:
         """Unit vectors ``[..., 3]`` -> ``[..., (l_max + 1)^2]``."""

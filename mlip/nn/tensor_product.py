@@ -58,7 +58,6 @@ class TensorProductConv(nn.Module):
 
     def _register_couplings(self, l_edge: int) -> None:
         """Buffers: C_p per l1 as ``[m2, m1 * r]`` with r = (p, m3), the path of every r, and the sum over paths into each m3."""
-        dtype = torch.get_default_dtype()
         into = [sum(p.l3 == l for p in self.paths) for l in range(self.l_out + 1)]
         path_of_row: list[int] = []
         out_of_row: list[int] = []
@@ -77,9 +76,9 @@ class TensorProductConv(nn.Module):
                 out_of_row += list(range(path.l3**2, (path.l3 + 1) ** 2))
             if blocks:
                 matrix = torch.cat(blocks, dim=2).flatten(1)
-                self.register_buffer(f"coupling_{l1}", matrix.to(dtype).contiguous(), persistent=False)
+                self.register_buffer(f"coupling_{l1}", matrix.contiguous(), persistent=False)
                 self.rows.append((l1, start, len(path_of_row)))
-        gather = torch.zeros(num_components(self.l_out), len(out_of_row), dtype=dtype)
+        gather = torch.zeros(num_components(self.l_out), len(out_of_row), dtype=torch.float64)
         gather[torch.tensor(out_of_row), torch.arange(len(out_of_row))] = 1
         self.register_buffer("sum_paths", gather, persistent=False)
         self.register_buffer("path_of_row", torch.tensor(path_of_row), persistent=False)

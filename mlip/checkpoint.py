@@ -1,0 +1,132 @@
+"""Checkpoints: one safetensors file with a JSON header. No pickle: a stranger's file cannot run code."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mlip import __version__
+from mlip.errors import CheckpointError
+from mlip.files import atomic_path
+from mlip.models import ModelConfig, Potential, parse_dtype
+
+FORMAT = "mlip-checkpoint"
+FORMAT_VERSION = 1
+UNITS = {"energy": "eV", "length": "Angstrom", "stress": "eV/Angstrom^3, tension positive, Voigt xx yy zz yz xz xy"}
+
+# upgrades[n] turns the header of format version n into that of n + 1.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+def save_model(model: Potential, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
+    """Write ``model`` to ``path`` (atomically); ``metadata`` is added to the model's own, JSON types only."""
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "package_version": __version__,
+        "model": model.config.model_dump(mode="json"),
+        "elements": model.elements,
+        "cutoff": model.cutoff,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "units": UNITS,
+        "e0": {str(z): energy for z, energy in model.e0.items()},
+        "energy_scale": float(model.head.energy_scale),
+        "avg_num_neighbors": model.avg_num_neighbors,
+        "num_parameters": model.num_parameters(),
+        "metadata": {**model.metadata, **(metadata or {})},
+    }
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"mlip": json.dumps(_finite(header), allow_nan=False)})
+    return path
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: write null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def shipped_models() -> dict[str, Path]:
+    """Names and files of the models inside the package."""
+    folder = resources.files("mlip") / "models" / "shipped"
+    if not folder.is_dir():
+        return {}
+    return {Path(str(f)).stem: Path(str(f)) for f in folder.iterdir() if f.name.endswith(".safetensors")}
+
+
+def find_model(path_or_name: str | Path) -> Path:
+    """The file of a checkpoint given by path or by the name of a shipped model."""
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    shipped = shipped_models()
+    if str(path_or_name) in shipped:
+        return shipped[str(path_or_name)]
+    if path.is_dir() and (path / "model.safetensors").is_file():
+        return path / "model.safetensors"
+    names = ", ".join(sorted(shipped)) or "none in this version"
+    raise CheckpointError(f"no model {str(path_or_name)!r}: neither a file nor a shipped model ({names})")
+
+
+def read_header(path_or_name: str | Path) -> dict[str, Any]:
+    """The JSON header of a checkpoint, upgraded to the current format."""
+    path = find_model(path_or_name)
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("mlip")
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({error}); was it truncated?") from error
+    if text is None:
+        raise CheckpointError(f"{path}: a safetensors file without an mlip header; give a model.safetensors of 'mlip train'")
+    try:
+        header = json.loads(text)
+        version = int(header["format_version"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its mlip header is damaged ({error})") from error
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version}, this package reads up to {FORMAT_VERSION}; upgrade mlip-scf-accel"
+        )
+    while version < FORMAT_VERSION:
+        header = UPGRADES[version](header)
+        version = int(header["format_version"])
+    return header
+
+
+def load_model(
+    path_or_name: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> Potential:
+    """A trained potential in evaluation mode; ``dtype`` overrides the type it was saved in."""
+    path = find_model(path_or_name)
+    header = read_header(path)
+    try:
+        model = Potential(
+            ModelConfig(**header["model"]),
+            header["elements"],
+            {int(z): e for z, e in header["e0"].items()},
+            header["energy_scale"],
+            header["avg_num_neighbors"],
+        )
+        model = model.to(parse_dtype(dtype or header["dtype"]))
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        model.load_state_dict(state)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: header and weights do not fit together ({str(error).splitlines()[0]})") from error
+    model.metadata = header["metadata"]
+    return model.to(device).eval()

@@ -1,0 +1,90 @@
+"""The equivariant graph network shared by the heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mlip.models.config import ModelConfig
+from mlip.nn import (
+    ElementScale,
+    EquivariantLinear,
+    EquivariantRMSNorm,
+    GridMix,
+    SphericalHarmonics,
+    TensorProductConv,
+    make_radial_basis,
+    natural_parity_paths,
+)
+from mlip.nn.irreps import num_components
+
+
+class InteractionLayer(nn.Module):
+    """A = conv(h) / avg_n;  u = Linear(A) + Linear_Z(h);  h' = u + alpha GridMix(Norm(u)), alpha starting at 0."""
+
+    def __init__(self, config: ModelConfig, num_elements: int, l_in: int, num_basis: int, avg_num_neighbors: float) -> None:
+        super().__init__()
+        self.l_in, self.l_out = l_in, config.l_max
+        self.avg_num_neighbors = avg_num_neighbors
+        channels = config.channels
+        paths = natural_parity_paths(l_in, config.l_max, config.l_max)
+        self.conv = TensorProductConv(paths, config.l_max, config.l_max, num_basis, channels)
+        # Neighbour sums are of order sqrt(n): the gain makes A / avg_n of order one at the start.
+        self.mix = EquivariantLinear(config.l_max, channels, channels, gain=avg_num_neighbors**0.5)
+        self.self_mix = EquivariantLinear(l_in, channels, channels)
+        self.self_scale = ElementScale(num_elements, l_in, channels)
+        self.grid_mix: GridMix | None = None
+        if config.grid.enabled:
+            grid = config.grid
+            self.norm = EquivariantRMSNorm(config.l_max, channels)
+            self.grid_mix = GridMix(
+                config.l_max, channels, grid.hidden or channels, grid.activation, grid.oversampling
+            )
+            self.alpha = nn.Parameter(torch.zeros(()))
+
+    def forward(self, h: Tensor, species: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor) -> Tensor:
+        """Features ``[N, (l_in+1)^2, C]`` -> ``[N, (l_max+1)^2, C]``."""
+        message = self.conv(h, harmonics, basis, neighbours) / self.avg_num_neighbors
+        own = self.self_scale(self.self_mix(h), species)
+        if self.l_in < self.l_out:
+            own = nn.functional.pad(own, (0, 0, 0, num_components(self.l_out) - num_components(self.l_in)))
+        u = self.mix(message) + own
+        if self.grid_mix is None:
+            return u
+        return u + self.alpha * self.grid_mix(self.norm(u))
+
+
+class Backbone(nn.Module):
+    """Embedding, radial basis, harmonics and interaction layers; knows geometry only through edge vectors."""
+
+    def __init__(self, config: ModelConfig, num_elements: int, avg_num_neighbors: float) -> None:
+        super().__init__()
+        self.cutoff = config.cutoff
+        self.embedding = nn.Parameter(torch.randn(num_elements, config.channels))
+        radial = config.radial
+        self.radial = make_radial_basis(
+            radial.kind, config.cutoff, radial.num_basis, radial.mlp_hidden, radial.mlp_features
+        )
+        self.harmonics = SphericalHarmonics(config.l_max)
+        self.layers = nn.ModuleList(
+            InteractionLayer(
+                config, num_elements, 0 if t == 0 else config.l_max, self.radial.num_features, avg_num_neighbors
+            )
+            for t in range(config.num_layers)
+        )
+
+    def forward(self, species: Tensor, vectors: Tensor, neighbours: Tensor) -> Tensor:
+        """Node features ``[N, (l_max+1)^2, C]``.
+
+        Args:
+            species: element indices ``[N]``.
+            vectors: padded edge vectors ``[N, D, 3]``, Angstrom; padding has length ``cutoff``, where the basis is zero.
+            neighbours: padded senders ``[N, D]``.
+        """
+        distance = torch.linalg.vector_norm(vectors, dim=-1)
+        harmonics = self.harmonics(vectors / distance.unsqueeze(-1))
+        basis = self.radial(distance)
+        h = self.embedding.index_select(0, species).unsqueeze(1)
+        for layer in self.layers:
+            h = layer(h, species, harmonics, basis, neighbours)
+        return h

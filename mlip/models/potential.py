@@ -1,0 +1,164 @@
+"""The interatomic potential: backbone + energy head, forces and stress from one backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlip.errors import StructureError
+from mlip.models.backbone import Backbone
+from mlip.models.config import ModelConfig
+from mlip.models.geometry import edge_vectors, forces_from_edges, padded_slots, stress_from_edges
+from mlip.models.zbl import ZBL
+
+MAX_Z = 118
+
+
+class EnergyHead(nn.Module):
+    """E_i = E0(Z_i) + s MLP(h_i scalars); sums in float64."""
+
+    def __init__(self, channels: int, hidden: int, e0: Sequence[float], energy_scale: float) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 1, bias=True))
+        nn.init.zeros_(self.network[2].bias)
+        self.register_buffer("e0", torch.tensor(e0, dtype=torch.float64))
+        self.register_buffer("energy_scale", torch.tensor(energy_scale, dtype=torch.float64))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> EnergyHead:
+        """Keep E0 and the scale in float64 through ``.to(dtype)``: total energies of heavy atoms exceed float32."""
+        e0, scale = self.e0, self.energy_scale
+        super()._apply(fn, recurse)
+        self.e0, self.energy_scale = e0.to(self.e0.device), scale.to(self.energy_scale.device)
+        return self
+
+    def forward(self, scalars: Tensor, species: Tensor) -> Tensor:
+        """Scalars ``[N, C]`` -> atomic energies ``[N]``, eV, float64."""
+        return self.e0.index_select(0, species) + self.energy_scale * self.network(scalars).squeeze(1).double()
+
+
+class Potential(nn.Module):
+    """Energies, forces and stress of batched structures.
+
+    Attributes:
+        config: hyper-parameters. elements: atomic numbers it knows. cutoff: Angstrom. metadata: free-form JSON (level of theory,
+        validation errors, training data).
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        elements: Sequence[int],
+        e0: Mapping[int, float] | None = None,
+        energy_scale: float = 1.0,
+        avg_num_neighbors: float = 16.0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.elements = sorted({int(z) for z in elements})
+        self.avg_num_neighbors = float(avg_num_neighbors)
+        self.metadata: dict[str, Any] = {}
+        index = torch.full((MAX_Z + 1,), -1, dtype=torch.long)
+        index[torch.tensor(self.elements)] = torch.arange(len(self.elements))
+        self.register_buffer("species_of_z", index, persistent=False)
+        self.backbone = Backbone(config, len(self.elements), self.avg_num_neighbors)
+        e0 = e0 or {}
+        self.head = EnergyHead(
+            config.channels, config.readout_hidden, [float(e0.get(z, 0.0)) for z in self.elements], energy_scale
+        )
+        self.zbl = ZBL() if config.zbl else None
+
+    @property
+    def cutoff(self) -> float:
+        """Neighbours within this distance interact directly, Angstrom."""
+        return self.config.cutoff
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the network's parameters."""
+        return self.backbone.embedding.dtype
+
+    @property
+    def e0(self) -> dict[int, float]:
+        """Energy of the isolated atom (or its least-squares stand-in) by atomic number, eV."""
+        return dict(zip(self.elements, self.head.e0.tolist(), strict=True))
+
+    def num_parameters(self) -> int:
+        """Trainable numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    def species(self, atomic_numbers: Tensor) -> Tensor:
+        """Element indices of ``atomic_numbers``; an unknown element is an error, not a number."""
+        inside = (atomic_numbers >= 0) & (atomic_numbers <= MAX_Z)
+        species = self.species_of_z[torch.where(inside, atomic_numbers, 0)]
+        if len(species) and bool((species < 0).any()):
+            from ase.data import chemical_symbols
+
+            found = sorted({int(z) for z in atomic_numbers[species < 0]})
+            names = ", ".join(chemical_symbols[z] if 0 <= z <= MAX_Z else str(z) for z in found)
+            known = ", ".join(chemical_symbols[z] for z in self.elements)
+            raise StructureError(f"element(s) {names} unknown to this model; it knows {known}: use a model trained on them")
+        return species
+
+    def forward(
+        self, graph: Mapping[str, Any], compute_forces: bool = True, compute_stress: bool = False
+    ) -> dict[str, Tensor]:
+        """Evaluate a batch.
+
+        Args:
+            graph: ``atomic_numbers`` [N], ``positions`` [N, 3] (float64, Angstrom), ``cell`` [B, 3, 3], ``edge_index`` [2, E]
+                (sender, receiver), ``edge_shift`` [E, 3] (integers), ``batch`` [N], ``num_graphs``.
+            compute_forces: also return forces; in training mode they keep the graph for a second derivative.
+            compute_stress: also return stress.
+
+        Returns:
+            ``energy`` [B] and ``energies`` [N] (eV, float64); ``forces`` [N, 3] (eV/Angstrom) and ``stress`` [B, 6]
+            (eV/Angstrom^3, ASE's sign and Voigt order; NaN without a cell) in float64.
+        """
+        numbers, edge_index, batch = graph["atomic_numbers"], graph["edge_index"], graph["batch"]
+        num_nodes, num_graphs = len(numbers), int(graph["num_graphs"])
+        species = self.species(numbers)
+        derivatives = compute_forces or compute_stress
+        with torch.no_grad():
+            vectors = edge_vectors(graph["positions"], graph["cell"], edge_index, graph["edge_shift"], batch)
+        vectors.requires_grad_(derivatives)
+        with torch.enable_grad() if derivatives else torch.set_grad_enabled(torch.is_grad_enabled()):
+            energies = self.atomic_energies(species, numbers, vectors, edge_index)
+            energy = energies.new_zeros(num_graphs).index_add(0, batch, energies)
+            out = {"energy": energy, "energies": energies}
+            if derivatives:
+                keep = self.training
+                gradient = self._edge_gradient(energies, vectors, keep)
+                if compute_forces:
+                    out["forces"] = forces_from_edges(gradient, edge_index, num_nodes)
+                if compute_stress:
+                    edge_graph = batch.index_select(0, edge_index[1])
+                    out["stress"] = stress_from_edges(vectors.detach(), gradient, edge_graph, graph["cell"])
+                if not keep:
+                    out = {key: value.detach() for key, value in out.items()}
+        return out
+
+    @staticmethod
+    def _edge_gradient(energies: Tensor, vectors: Tensor, keep: bool) -> Tensor:
+        if len(vectors) == 0:
+            return torch.zeros_like(vectors)
+        (gradient,) = torch.autograd.grad(energies.sum(), vectors, create_graph=keep)
+        return gradient
+
+    def atomic_energies(self, species: Tensor, numbers: Tensor, vectors: Tensor, edge_index: Tensor) -> Tensor:
+        """Atomic energies ``[N]`` (eV, float64) from edge vectors ``[E, 3]``."""
+        num_nodes = len(species)
+        slots, width = padded_slots(edge_index[1], num_nodes)
+        table = vectors.new_zeros(num_nodes * width, 3)
+        table[:, 2] = self.cutoff
+        table = table.index_copy(0, slots, vectors).to(self.dtype).view(num_nodes, width, 3)
+        neighbours = edge_index.new_zeros(num_nodes * width).index_copy(0, slots, edge_index[0]).view(num_nodes, width)
+        features = self.backbone(species, table, neighbours)
+        energies = self.head(features[:, 0], species)
+        if self.zbl is not None:
+            distance = torch.linalg.vector_norm(vectors, dim=-1)
+            pair = self.zbl(distance, numbers.index_select(0, edge_index[1]), numbers.index_select(0, edge_index[0]))
+            energies = energies.index_add(0, edge_index[1], pair)
+        return energies
