@@ -29,14 +29,17 @@ def label(
     out: Annotated[Path, typer.Argument(help="HDF5 file to make; finished jobs are kept in OUT.parts.")],
     gaussian: Annotated[
         list[str] | None,
-        typer.Option(help="Add a copy with Gaussian displacements of this size, Angstrom: 0.05 or 0.03:0.12. Repeatable."),
+        typer.Option(help="Add a copy with Gaussian displacements, Angstrom: 0.05 or 0.03:0.12. Repeatable."),
     ] = None,
     langevin: Annotated[
         list[str] | None,
-        typer.Option(help="Add a copy from a short MMFF Langevin run at this temperature, K: 300 or 300:1000. Repeatable."),
+        typer.Option(help="Add a copy from a short MMFF Langevin run, K: 300 or 300:1000. Repeatable."),
     ] = None,
     langevin_steps: Annotated[int, typer.Option(min=1, help="Steps of 0.5 fs in each Langevin run.")] = 400,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave out structures with more atoms.")] = None,
+    prefer_small: Annotated[
+        float, typer.Option(min=0, help="Order molecules at random with weight atoms^-THIS; 0: no preference.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of geometries, copies and order.")] = 0,
     xc: Annotated[str, typer.Option(help="Functional, PySCF's name.")] = "pbe",
     basis: Annotated[str, typer.Option(help="Orbital basis, PySCF's name.")] = "def2-svp",
@@ -55,7 +58,7 @@ def label(
     licence: Annotated[str, typer.Option(help="Licence to state in the file.")] = "unstated",
     dry_run: Annotated[bool, typer.Option(help="Say what would be done; write nothing.")] = False,
 ) -> None:
-    """Label structures with DFT: energy, forces, density coefficients. Interrupt it at any time; run it again to go on."""
+    """Label structures with DFT: energy, forces, density. Interrupt it at any time; run it again to go on."""
     from scf_accel.labelrun import LabelRequest, run_label
     from scf_accel.labels import LabelSettings
     from scf_accel.structures import Perturbations, parse_range
@@ -72,6 +75,7 @@ def label(
                 seed,
             ),
             max_atoms=max_atoms,
+            prefer_small=prefer_small,
             workers=workers,
             threads=threads,
             nice=nice,

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -136,10 +136,8 @@ class LocalExecutor:
                     pool.append(_Worker(self.settings, self.threads, self.nice))
                 for worker in pool:
                     if worker.job is None and queue:
-                        try:
+                        with suppress(OSError):  # died while idle: collect() reports the job it was given
                             worker.give(queue.popleft())
-                        except OSError:
-                            pass  # died while idle; collect() reports the job it was given
                 ready: Any = wait([worker.pipe for worker in pool if worker.job is not None])
                 for worker in [w for w in pool if w.pipe in ready]:
                     result = worker.collect()
@@ -175,8 +173,9 @@ class DaskExecutor:
         try:
             client = Client(self.scheduler, timeout="20s", set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
-            raise UserError(f"no Dask scheduler at {self.scheduler} ({error}); start one with `dask scheduler`") from error
-        queue, running = deque(jobs), {}
+            raise UserError(f"no Dask scheduler at {self.scheduler} ({error}); start one: `dask scheduler`") from error
+        queue = deque(jobs)
+        running: dict[Any, tuple[Job, Any]] = {}
         try:
             stream = as_completed()
 

@@ -1,4 +1,4 @@
-"""A cheap force field (MMFF94, else UFF, by RDKit) and Langevin dynamics on it, to make realistic distorted geometries."""
+"""A cheap force field (MMFF94, else UFF, by RDKit) and Langevin dynamics on it: realistic distorted geometries."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def bonded_molecule(numbers: np.ndarray, positions: np.ndarray, charge: int) -> 
     from rdkit import Chem, rdBase
     from rdkit.Chem import rdDetermineBonds
 
-    lines = [f"{chemical_symbols[int(z)]} {x:.8f} {y:.8f} {w:.8f}" for z, (x, y, w) in zip(numbers, positions, strict=True)]
+    symbols = [chemical_symbols[int(z)] for z in numbers]
+    lines = [f"{s} {x:.8f} {y:.8f} {z:.8f}" for s, (x, y, z) in zip(symbols, positions, strict=True)]
     with rdBase.BlockLogs():
         try:
             molecule = Chem.MolFromXYZBlock(f"{len(lines)}\n\n" + "\n".join(lines) + "\n")

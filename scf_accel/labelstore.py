@@ -1,7 +1,7 @@
 """The crash-safe store of a labelling run: one small file per finished job in ``OUT.parts``, assembled into ``OUT``.
 
-``OUT.parts/settings.json`` holds the theory; ``ID.npz`` one labelled frame (plain arrays, no pickle); ``ID.failed.json``
-a job that got no label, with its reason. Each file appears by one rename, so a killed run leaves whole files only, and a
+``settings.json`` there holds the theory; ``ID.npz`` one labelled frame (plain arrays, no pickle); ``ID.failed.json`` a
+job that got no label, with its reason. Each file appears by one rename, so a killed run leaves whole files only, and a
 job whose file exists is never computed again.
 """
 
@@ -72,7 +72,7 @@ class PartStore:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(f"another run is writing to {self.folder}; wait for it or choose another output") from None
+                raise UserError(f"another run is writing to {self.folder}; wait or choose another output") from None
             handle.write(f"{os.getpid()}\n")
             handle.flush()
             yield
@@ -93,7 +93,6 @@ class PartStore:
     def save(self, job: Job, labels: Labels) -> None:
         """Record a labelled job; a failure recorded for it earlier goes."""
         s = job.structure
-        text = {name: np.array(value) for name, value in (("molecule", s.molecule), ("origin", s.origin))}
         with atomic_path(self.folder / f"{job.id}.npz") as temporary, open(temporary, "wb") as handle:
             np.savez(
                 handle,
@@ -107,7 +106,8 @@ class PartStore:
                 scf_cycles=np.int64(labels.cycles),
                 solver=np.array(labels.solver),
                 seconds=np.float64(labels.seconds),
-                **text,
+                molecule=np.array(s.molecule),
+                origin=np.array(s.origin),
             )
             handle.flush()
             os.fsync(handle.fileno())

@@ -114,7 +114,7 @@ def read_smiles(path: str | Path) -> list[tuple[str, Chem.Mol]]:
             if not words or words[0].startswith("#"):
                 continue
             molecule = Chem.MolFromSmiles(words[0])
-            if molecule is None or molecule.GetNumAtoms() == 0 or any(a.GetAtomicNum() == 0 for a in molecule.GetAtoms()):
+            if molecule is None or not molecule.GetNumAtoms() or any(not a.GetAtomicNum() for a in molecule.GetAtoms()):
                 bad.append(f"line {number} ({words[0][:40]})")
                 continue
             found.setdefault(Chem.MolToSmiles(molecule), Chem.AddHs(molecule))
@@ -134,7 +134,7 @@ def structure_from_smiles(smiles: str, molecule: Chem.Mol, seed: int) -> Structu
     from scf_accel.forcefield import molecular_force_field
 
     with rdBase.BlockLogs():
-        parameters = rdDistGeom.ETKDGv3()
+        parameters: Any = rdDistGeom.ETKDGv3()
         parameters.randomSeed = int(rng_for(seed, smiles, "etkdg").integers(1, 2**31 - 1))
         if rdDistGeom.EmbedMolecule(molecule, parameters) != 0:
             parameters.useRandomCoords = True
@@ -265,8 +265,9 @@ def make_groups(
                 left_out.append(str(error))
     else:
         for structure in read_structures(path):
-            if max_atoms is not None and len(structure.numbers) > max_atoms:
-                left_out.append(f"{structure.molecule}: {len(structure.numbers)} atoms, more than --max-atoms {max_atoms}")
+            size = len(structure.numbers)
+            if max_atoms is not None and size > max_atoms:
+                left_out.append(f"{structure.molecule}: {size} atoms, more than --max-atoms {max_atoms}")
             else:
                 sources.append((structure, None))
     return _group_jobs(sources, perturbations, settings, left_out), left_out

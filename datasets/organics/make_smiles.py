@@ -1,4 +1,4 @@
-"""Make ``molecules.smi``, the list of molecules of this set: our own small molecules, then a seeded pick from public lists.
+"""Make ``molecules.smi``, the molecules of this set: our own small ones, then a seeded pick from public lists.
 
     python datasets/organics/make_smiles.py FOLDER_WITH_SMI_FILES > datasets/organics/molecules.smi
 
@@ -17,34 +17,38 @@ from rdkit import Chem, rdBase
 
 SEED = 20
 ALLOWED = {1, 6, 7, 8, 9, 15, 16, 17}
-QUOTA = {5: 6, 6: 14, 7: 24, 8: 34, 9: 40, 10: 44, 11: 44, 12: 40, 13: 34, 14: 20, 15: 16, 16: 12, 17: 8, 18: 6, 19: 4, 20: 4}
-ATOMS = "[H] [C] [N] [O] [F] [P] [S] [Cl]".split()
+SIZES = {5: 6, 6: 14, 7: 24, 8: 34, 9: 40, 10: 44, 11: 44, 12: 40, 13: 34, 14: 20, 15: 16, 16: 12, 17: 8, 18: 6}
+QUOTA = {**SIZES, 19: 4, 20: 4}
+ATOMS = ["[H]", "[C]", "[N]", "[O]", "[F]", "[P]", "[S]", "[Cl]"]
 OWN = """
-[H][H] N#N F ClF FF ClCl Cl O S N P C [C-]#[O+] O=O OO OF OCl FS SS NN PP NP NO PO SCl PF PCl N#P S=C=S O=C=O O=C=S O=S=O
-C#N C#P C=O C=S C=N C=P CF CCl CO CS CN CP FCF ClCCl FC(F)F ClC(Cl)Cl FC(F)(F)F FCCl FC(Cl)Cl FN(F)F FP(F)F ClP(Cl)Cl ClN
-FNF ClOCl FOF FSF ClSCl O=CF O=CCl O=C(F)F O=C(Cl)Cl O=C(F)Cl S=C(F)F S=C(Cl)Cl S=CF O=NF O=NCl O=N N=O O=NO O=[N+]([O-])O
-O=S(F)F O=S(Cl)Cl O=S(=O)(F)F O=S(=O)(Cl)Cl O=S(=O)(O)O O=S(O)O O=P(F)(F)F O=P(Cl)(Cl)Cl O=[PH3] O=P(O)(O)O O=P(O)O OP(O)O
-OP(F)F NP(F)F CP(F)F CP(Cl)Cl PC=O PC#N PCF PCCl PCO PCS FPF ClPCl FP(F)(F)(F)F FS(F)(F)F FS(F)(F)(F)(F)F
-CC C=C C#C CC=O CCO COC CSC CSS CSSC CPC CNC CN(C)C CP(C)C CC#N CC#C CC(=O)O CC(=O)N CC(=O)F CC(=O)Cl CC(=O)S CC(=S)N CC=S
-C[N+](=O)[O-] CON=O CONC CNO CSO CS(C)=O CS(C)(=O)=O CS(=O)(=O)F CS(=O)(=O)Cl CS(=O)(=O)N CS(=O)(=O)O CP(C)(C)=O CP(=O)(O)O
-COP(O)O COP(F)F CC(F)F CCF CCCl CC(Cl)Cl FCCF ClCCCl FCCCl FC=C ClC=C FC=CF ClC=CCl FC(F)=C ClC(Cl)=C FC(F)=C(F)F ClC(Cl)=C(Cl)Cl
-FC#C ClC#C FC#N ClC#N OC#N N=C=O N=C=S CN=C=O CN=C=S SC#N CSC#N C=C=O C=C=C C=C=S O=C=C=C=O N#CC#N C#CC#C C=CC=C C=CC#N C=CC#C
-OCC=O OCCO OCCF OCCCl OCCS NCCO SCCS NCC(=O)O NC(=O)N NC(=S)N NC=O NC=S OC=O SC=O COC=O CSC=O O=CC=O NC#N NN=O
-FC(F)(F)C FC(F)(F)CO FC(F)(F)C=O FC(F)(F)C(=O)O FC(F)(F)SC ClC(Cl)(Cl)C ClCC=O FCC=O FCC#N ClCC#N FCO ClCO FCOCF ClCOC FCS ClCS
-C1CC1 C1CO1 C1CS1 C1CN1 C1CP1 C1=CC1 C1CCC1 C1COC1 C1CSC1 C1CNC1 C1CPC1 FC1CC1 ClC1CC1 FC1CO1 ClC1CO1 O=C1CO1 C1CC1=O
-c1ccoc1 c1ccsc1 c1cc[nH]c1 c1cc[pH]c1 c1c[nH]cn1 c1cscn1 c1cocn1 c1cn[nH]c1 c1csnn1 c1cpccc1 c1ccncc1 c1cncnc1 c1ccnnc1 c1ncncn1
-c1ccccc1 Fc1ccccc1 Clc1ccccc1 Oc1ccccc1 Sc1ccccc1 Nc1ccccc1 Pc1ccccc1 Fc1ccoc1 Clc1ccsc1 Fc1ccncc1 Clc1ccncc1 Fc1cccc(F)c1 Fc1ccc(Cl)cc1
-N#Cc1ccccc1 O=Cc1ccccc1 C1CCOC1 C1CCSC1 C1CCNC1 C1COCO1 C1CSCS1 C1COCCO1 CC(C)O CCCO CCOC CCS CCP CCN CC(C)=O CCC CC=C CCC=O
-CC(C)C CC=CC CC(C)F CC(C)Cl CC(C)S CC(O)C#N NCC#N OCC#N SCC#N PCC#N OCC#C FCC#C ClCC#C FCC=C ClCC=C SCC=C OCC=C NCC=C PCC=C
-O=C(O)C(=O)O O=C(Cl)C=C O=C(F)C=C O=CC=C O=CC#C NC(=O)C=C OC=CC=O SC=CC=S OO[H] COO COOC CC(=O)OO CN=NC CN=O CC=NO CC(C)=NO N=CN
-FN=NF ClN=O FON=O COF COCl CNF CNCl NOF NSN CSN CSF CSCl CPF CPCl SPO FP=O ClP=O ClP=S FP(F)(F)=S ClP(Cl)(Cl)=S CP=O CP=S CN=P
-""".split()
+[H][H] N#N F ClF FF ClCl Cl O S N P C [C-]#[O+] O=O OO OF OCl FS SS NN PP NP NO PO SCl PF PCl N#P S=C=S O=C=O O=C=S
+O=S=O C#N C#P C=O C=S C=N C=P CF CCl CO CS CN CP FCF ClCCl FC(F)F ClC(Cl)Cl FC(F)(F)F FCCl FC(Cl)Cl FN(F)F FP(F)F
+ClP(Cl)Cl ClN FNF ClOCl FOF FSF ClSCl O=CF O=CCl O=C(F)F O=C(Cl)Cl O=C(F)Cl S=C(F)F S=C(Cl)Cl S=CF O=NF O=NCl O=N N=O
+O=NO O=[N+]([O-])O O=S(F)F O=S(Cl)Cl O=S(=O)(F)F O=S(=O)(Cl)Cl O=S(=O)(O)O O=S(O)O O=P(F)(F)F O=P(Cl)(Cl)Cl O=[PH3]
+O=P(O)(O)O O=P(O)O OP(O)O OP(F)F NP(F)F CP(F)F CP(Cl)Cl PC=O PC#N PCF PCCl PCO PCS FPF ClPCl FP(F)(F)(F)F FS(F)(F)F
+FS(F)(F)(F)(F)F CC C=C C#C CC=O CCO COC CSC CSS CSSC CPC CNC CN(C)C CP(C)C CC#N CC#C CC(=O)O CC(=O)N CC(=O)F CC(=O)Cl
+CC(=O)S CC(=S)N CC=S C[N+](=O)[O-] CON=O CONC CNO CSO CS(C)=O CS(C)(=O)=O CS(=O)(=O)F CS(=O)(=O)Cl CS(=O)(=O)N
+CS(=O)(=O)O CP(C)(C)=O CP(=O)(O)O COP(O)O COP(F)F CC(F)F CCF CCCl CC(Cl)Cl FCCF ClCCCl FCCCl FC=C ClC=C FC=CF ClC=CCl
+FC(F)=C ClC(Cl)=C FC(F)=C(F)F ClC(Cl)=C(Cl)Cl FC#C ClC#C FC#N ClC#N OC#N N=C=O N=C=S CN=C=O CN=C=S SC#N CSC#N C=C=O
+C=C=C C=C=S O=C=C=C=O N#CC#N C#CC#C C=CC=C C=CC#N C=CC#C OCC=O OCCO OCCF OCCCl OCCS NCCO SCCS NCC(=O)O NC(=O)N NC(=S)N
+NC=O NC=S OC=O SC=O COC=O CSC=O O=CC=O NC#N NN=O FC(F)(F)C FC(F)(F)CO FC(F)(F)C=O FC(F)(F)C(=O)O FC(F)(F)SC
+ClC(Cl)(Cl)C ClCC=O FCC=O FCC#N ClCC#N FCO ClCO FCOCF ClCOC FCS ClCS C1CC1 C1CO1 C1CS1 C1CN1 C1CP1 C1=CC1 C1CCC1
+C1COC1 C1CSC1 C1CNC1 C1CPC1 FC1CC1 ClC1CC1 FC1CO1 ClC1CO1 O=C1CO1 C1CC1=O c1ccoc1 c1ccsc1 c1cc[nH]c1 c1cc[pH]c1
+c1c[nH]cn1 c1cscn1 c1cocn1 c1cn[nH]c1 c1csnn1 c1cpccc1 c1ccncc1 c1cncnc1 c1ccnnc1 c1ncncn1 c1ccccc1 Fc1ccccc1
+Clc1ccccc1 Oc1ccccc1 Sc1ccccc1 Nc1ccccc1 Pc1ccccc1 Fc1ccoc1 Clc1ccsc1 Fc1ccncc1 Clc1ccncc1 Fc1cccc(F)c1 Fc1ccc(Cl)cc1
+N#Cc1ccccc1 O=Cc1ccccc1 C1CCOC1 C1CCSC1 C1CCNC1 C1COCO1 C1CSCS1 C1COCCO1 CC(C)O CCCO CCOC CCS CCP CCN CC(C)=O CCC CC=C
+CCC=O CC(C)C CC=CC CC(C)F CC(C)Cl CC(C)S CC(O)C#N NCC#N OCC#N SCC#N PCC#N OCC#C FCC#C ClCC#C FCC=C ClCC=C SCC=C OCC=C
+NCC=C PCC=C O=C(O)C(=O)O O=C(Cl)C=C O=C(F)C=C O=CC=C O=CC#C NC(=O)C=C OC=CC=O SC=CC=S OO[H] COO COOC CC(=O)OO CN=NC
+CN=O CC=NO CC(C)=NO N=CN FN=NF ClN=O FON=O COF COCl CNF CNCl NOF NSN CSN CSF CSCl CPF CPCl SPO FP=O ClP=O ClP=S
+FP(F)(F)=S ClP(Cl)(Cl)=S CP=O CP=S CN=P
+"""
 
 
 def neutral_closed_shell(molecule: Chem.Mol) -> bool:
     """Allowed elements, no charge, no radical, one fragment, no isotope labels."""
     return (
-        all(a.GetAtomicNum() in ALLOWED and not a.GetNumRadicalElectrons() and not a.GetIsotope() for a in molecule.GetAtoms())
+        all(a.GetAtomicNum() in ALLOWED for a in molecule.GetAtoms())
+        and not any(a.GetNumRadicalElectrons() or a.GetIsotope() for a in molecule.GetAtoms())
         and Chem.GetFormalCharge(molecule) == 0
         and len(Chem.GetMolFrags(molecule)) == 1
     )
@@ -81,7 +85,7 @@ def pick(folder: Path) -> list[str]:
     rng.shuffle(lines)
     room = dict(QUOTA)
     found: dict[str, None] = {}
-    taken = {Chem.CanonSmiles(s) for s in OWN}
+    taken = {Chem.CanonSmiles(s) for s in OWN.split()}
     for line in lines:
         molecule = Chem.MolFromSmiles(line)
         if molecule is not None and rng.random() < 0.5:
@@ -98,9 +102,9 @@ def pick(folder: Path) -> list[str]:
 def main() -> None:
     with rdBase.BlockLogs():
         picked = pick(Path(sys.argv[1]))
-        print(f"# made by make_smiles.py, seed {SEED}: isolated atoms, our own list, a pick from QM9, QM7 and ESOL SMILES")
+        print(f"# made by make_smiles.py, seed {SEED}: atoms, our own list, a pick from QM9, QM7 and ESOL SMILES")
         seen: dict[str, None] = {}
-        for smiles in OWN + picked:
+        for smiles in OWN.split() + picked:
             molecule = Chem.MolFromSmiles(smiles)
             if molecule is None:
                 raise SystemExit(f"bad SMILES {smiles}")
