@@ -22,15 +22,25 @@ class CompositionSums:
     """Energies summed over frames of equal composition: all that a least-squares fit of E0 needs, in bounded memory."""
 
     def __init__(self) -> None:
-        self._sums: dict[bytes, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._sums: dict[bytes, list[float]] = {}
+        self._places: dict[bytes, int] = {}
 
-    def add(self, frame: Frame) -> None:
-        """Count a frame in, if it has a finite energy."""
-        if frame.energy is not None and np.isfinite(frame.energy):
-            numbers, counts = np.unique(np.asarray(frame.atomic_numbers, dtype=np.int64), return_counts=True)
-            entry = self._sums[np.stack([numbers, counts]).tobytes()]
-            entry[0] += 1
-            entry[1] += frame.energy
+    def add(self, frame: Frame) -> int | None:
+        """Count a frame in, if it has a finite energy; the number of its composition."""
+        if frame.energy is None or not np.isfinite(frame.energy):
+            return None
+        numbers, counts = np.unique(np.asarray(frame.atomic_numbers, dtype=np.int64), return_counts=True)
+        key = np.stack([numbers, counts]).tobytes()
+        entry = self._sums.setdefault(key, [0.0, 0.0])
+        entry[0] += 1
+        entry[1] += frame.energy
+        return self._places.setdefault(key, len(self._places))
+
+    def reference(self, energies: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
+        """Sum of reference energies (eV) and number of atoms of each composition, in order of appearance."""
+        tables = [np.frombuffer(key, dtype=np.int64).reshape(2, -1) for key in self._sums]
+        sums = [sum(energies[int(number)] * int(count) for number, count in table.T) for table in tables]
+        return np.array(sums), np.array([int(table[1].sum()) for table in tables])
 
     def fit(self, elements: Sequence[int] | None = None) -> tuple[dict[int, float], int]:
         """Minimum-norm least squares of ``E = sum_Z n_Z E0_Z``; ``(Z -> eV, rank)``. See :func:`fit_e0`."""
