@@ -22,6 +22,148 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 
 
+@app.command()
+def relax(
+    file: Annotated[Path, typer.Argument(help="Structures in any format that ASE reads; every frame is relaxed.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint, or the name of a shipped model.")],
+    out: Annotated[Path | None, typer.Option(help="Relaxed structures. Default: FILE-relaxed.extxyz.")] = None,
+    cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
+    pressure: Annotated[float, typer.Option(help="Pressure in GPa, with --cell.")] = 0.0,
+    fmax: Annotated[float, typer.Option(help="Largest force to stop at, eV/Angstrom.")] = 0.01,
+    max_steps: Annotated[int, typer.Option(help="Give up after so many steps.")] = 500,
+    optimizer: Annotated[str, typer.Option(help="LBFGS, BFGS, FIRE or FIRE2.")] = "LBFGS",
+    trajectory: Annotated[Path | None, typer.Option(help="Every step of a single frame, .traj or .extxyz.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Table of every step of a single frame, CSV.")] = None,
+    dtype: Annotated[str, typer.Option(help="float64, or float32: faster, may not meet a tight --fmax.")] = "float64",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")] = False,
+) -> None:
+    """Relax structures to a local minimum; exit code 1 if one does not converge.
+
+    Example: mlip relax molecule.xyz --model model.safetensors --fmax 0.005
+    """
+    from mlip.dynamics.commands import relax_file
+
+    settings = {"fmax": fmax, "cell": cell, "pressure": pressure, "optimizer": optimizer, "max_steps": max_steps}
+    files = {"out": out, "trajectory": trajectory, "log": log}
+    if not relax_file(file, model, files, settings, dtype=dtype, device=device, overwrite=overwrite):
+        raise typer.Exit(1)
+
+
+@app.command()
+def md(
+    file: Annotated[Path, typer.Argument(help="A structure in any format that ASE reads.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint, or the name of a shipped model.")],
+    steps: Annotated[int, typer.Option(help="Steps in all; with --resume those already done count.")] = 1000,
+    ensemble: Annotated[str, typer.Option(help="nve, nvt or npt (isotropic).")] = "nvt",
+    timestep: Annotated[float, typer.Option(help="fs")] = 0.5,
+    temperature: Annotated[float, typer.Option(help="Of the first velocities and of the thermostat, K.")] = 300.0,
+    pressure: Annotated[float, typer.Option(help="GPa, for npt.")] = 0.0,
+    thermostat: Annotated[str, typer.Option(help="langevin or nose-hoover, for nvt.")] = "langevin",
+    damping: Annotated[float, typer.Option(help="Time constant of the thermostat, fs.")] = 100.0,
+    pressure_damping: Annotated[float, typer.Option(help="Time constant of the barostat, fs.")] = 1000.0,
+    keep_velocities: Annotated[bool, typer.Option("--keep-velocities", help="Start from those in FILE.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the first velocities and the Langevin noise.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Frames, .traj or .extxyz. Default: FILE-md.traj.")] = None,
+    save_every: Annotated[int, typer.Option(help="Steps between frames.")] = 10,
+    log_every: Annotated[int, typer.Option(help="Steps between rows of the table (OUT.csv).")] = 10,
+    state_every: Annotated[int, typer.Option(help="Steps between states to resume from (OUT.state.npz).")] = 100,
+    max_temperature: Annotated[float, typer.Option(help="Stop as exploded above this, K.")] = 20000.0,
+    index: Annotated[int, typer.Option(help="Which frame of FILE to start from.")] = -1,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64. Default: the checkpoint's own.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")] = False,
+) -> None:
+    """Run molecular dynamics; it can be stopped at any moment and resumed with --resume.
+
+    Example: mlip md crystal.cif --model model.safetensors --ensemble npt --temperature 600 --timestep 1 --steps 20000
+    """
+    from mlip.dynamics.commands import md_file
+    from mlip.dynamics.md import MDSettings
+
+    settings = MDSettings(
+        steps=steps,
+        ensemble=ensemble,
+        timestep=timestep,
+        temperature=temperature,
+        pressure=pressure,
+        thermostat=thermostat,
+        damping=damping,
+        pressure_damping=pressure_damping,
+        keep_velocities=keep_velocities,
+        seed=seed,
+        save_every=save_every,
+        log_every=log_every,
+        state_every=state_every,
+        max_temperature=max_temperature,
+    )
+    md_file(file, model, settings, out, index=index, dtype=dtype, device=device, resume=resume, overwrite=overwrite)
+
+
+EnergyKey = Annotated[str | None, typer.Option("--energy-key", help="Name of the energy in the file.")]
+ForcesKey = Annotated[str | None, typer.Option("--forces-key", help="Name of the forces in the file.")]
+StressKey = Annotated[str | None, typer.Option("--stress-key", help="Name of the stress or virial in the file.")]
+UnitsText = Annotated[
+    str, typer.Option("--units", help="e.g. energy=Hartree,length=Bohr,stress=GPa. Default: eV, Angstrom, eV/A^3.")
+]
+
+
+@data_app.command("convert")
+def data_convert(
+    files: Annotated[list[Path], typer.Argument(help="IN... OUT: one or more files to read, then the one to write.")],
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    units: UnitsText = "",
+    attr: Annotated[list[str] | None, typer.Option("--attr", help="NAME=VALUE to record, e.g. licence=MIT.")] = None,
+    float32: Annotated[bool, typer.Option("--float32", help="Forces in single precision.")] = False,
+    compress: Annotated[bool, typer.Option("--compress", help="Smaller HDF5 that reads slower.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
+) -> None:
+    """Convert extended XYZ, ASE databases, VASP output or HDF5 to HDF5 (.h5) or extended XYZ (.extxyz).
+
+    Example: mlip data convert train.xyz more.xyz all.h5 --energy-key REF_energy --forces-key REF_forces
+    """
+    from mlip.data.commands import convert_command
+
+    if len(files) < 2:
+        raise typer.BadParameter("give at least one file to read, and the file to write")
+    keys = (energy_key, forces_key, stress_key)
+    convert_command(files[:-1], files[-1], keys, units, attr or [], float32, compress, force)
+
+
+@data_app.command("stats")
+def data_stats(
+    file: Annotated[Path, typer.Argument(help="A readable data file.")],
+    cutoff: Annotated[float, typer.Option(help="Of the neighbour statistics, Angstrom.")] = 5.0,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    units: UnitsText = "",
+) -> None:
+    """Describe a data file: elements, sizes, neighbours, energy and force distributions, level of theory."""
+    from mlip.data.commands import stats_command
+
+    stats_command(file, cutoff, (energy_key, forces_key, stress_key), units)
+
+
+@data_app.command("audit")
+def data_audit(
+    file: Annotated[Path, typer.Argument(help="A readable data file.")],
+    need: Annotated[list[str] | None, typer.Option("--need", help="energy, forces or stress; may be repeated.")] = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
+    stress_key: StressKey = None,
+    units: UnitsText = "",
+    physics: Annotated[bool, typer.Option(help="Refuse signs and units that contradict the structures.")] = True,
+) -> None:
+    """Check that a data file can be trained on; exit code 1 if it is refused. Needs energy and forces by default."""
+    from mlip.data.commands import audit_command
+
+    audit_command(file, need or ["energy", "forces"], (energy_key, forces_key, stress_key), units, physics)
+
+
 def main() -> None:
     """Entry point: errors become one line, a log file and a non-zero exit."""
     run_guarded("mlip", app)

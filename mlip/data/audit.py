@@ -232,7 +232,7 @@ class _Audit:
                 (report.refusals if label in needed else report.warnings).append(text)
             elif label in needed and counts.present < self.frames:
                 absent = self.frames - counts.present
-                report.warnings.append(f"{label}: missing in {absent} of {self.frames} frames; the loss leaves them out")
+                report.warnings.append(f"{label}: missing in {absent} of {self.frames} frames; the loss masks them")
 
     def _duplicates(self, report: AuditReport) -> None:
         hashes, energies = np.array(self.hashes), np.array(self.hash_energies)
