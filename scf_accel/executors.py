@@ -177,7 +177,7 @@ class DaskExecutor:
         queue = deque(jobs)
         running: dict[Any, tuple[Job, Any]] = {}
         try:
-            stream = as_completed()
+            stream = as_completed(loop=client.loop)
 
             def top_up() -> None:
                 room = self.ahead * max(1, sum(client.nthreads().values()))

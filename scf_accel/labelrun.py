@@ -6,9 +6,10 @@ import math
 import os
 import random
 import signal
+import threading
 import time
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -196,10 +197,9 @@ def run_label(request: LabelRequest) -> None:
     if request.dry_run:
         console.print("dry run: nothing computed, nothing written", highlight=False)
         return
-    with store.lock():
+    with store.lock(), _termination_interrupts():
         store.open(settings)
         store.write_left_out(left_out)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             run_plan(plan, store, executor, console)
         except KeyboardInterrupt:
@@ -207,6 +207,19 @@ def run_label(request: LabelRequest) -> None:
                 _assemble(request, store, console)
             raise
         _assemble(request, store, console)
+
+
+@contextmanager
+def _termination_interrupts() -> Iterator[None]:
+    """Let SIGTERM (a batch system's time limit, `kill`) act as Ctrl-C inside."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _assemble(request: LabelRequest, store: PartStore, console: Console) -> None:

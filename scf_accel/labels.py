@@ -7,6 +7,8 @@ integration grid (``grid_response``) and of the auxiliary basis, so they equal f
 
 from __future__ import annotations
 
+import time
+import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +76,9 @@ def check_theory(settings: LabelSettings) -> None:
         raise LabelError(f"--xc {settings.xc}: PySCF does not know this functional ({error})") from error
     for option, name in (("--basis", settings.basis), ("--auxbasis", settings.auxbasis)):
         try:
-            gto.basis.load(name, "H")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                gto.basis.load(name, "H")
         except Exception as error:
             raise LabelError(f"{option} {name}: PySCF does not know this basis set") from error
     if settings.conv_tol <= 0:
@@ -111,9 +115,12 @@ def make_molecule(
     if (electrons - spin) % 2 or spin > electrons:
         raise LabelError(f"{spin} unpaired electrons are impossible with {electrons} electrons; change charge or spin")
     try:
-        mol.build(dump_input=False, parse_arg=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # PySCF's advice to install more packages
+            mol.build(dump_input=False, parse_arg=False)
     except (KeyError, RuntimeError) as error:
-        raise LabelError(f"basis {settings.basis!r} cannot be put on this structure: {error}") from error
+        what = " ".join(str(error).split())
+        raise LabelError(f"basis {settings.basis!r} cannot be put on this structure: {what}") from error
     return mol
 
 
@@ -165,8 +172,6 @@ def compute_labels(
         charge: total charge.
         spin: unpaired electrons.
     """
-    import time
-
     from scf_accel.fitting import fit_density, make_auxmol
 
     started = time.perf_counter()
