@@ -31,7 +31,7 @@ def relax(
     pressure: Annotated[float, typer.Option(help="Pressure in GPa, with --cell.")] = 0.0,
     fmax: Annotated[float, typer.Option(help="Largest force to stop at, eV/Angstrom.")] = 0.01,
     max_steps: Annotated[int, typer.Option(help="Give up after so many steps.")] = 500,
-    optimizer: Annotated[str, typer.Option(help="LBFGS, BFGS, FIRE or FIRE2.")] = "LBFGS",
+    optimizer: Annotated[str, typer.Option(help="BFGS, LBFGS, FIRE, FIRE2, or auto.")] = "auto",
     trajectory: Annotated[Path | None, typer.Option(help="Every step of a single frame, .traj or .extxyz.")] = None,
     log: Annotated[Path | None, typer.Option(help="Table of every step of a single frame, CSV.")] = None,
     dtype: Annotated[str, typer.Option(help="float64, or float32: faster, may not meet a tight --fmax.")] = "float64",

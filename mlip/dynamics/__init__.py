@@ -1,0 +1,7 @@
+"""Relaxation and molecular dynamics with any ASE calculator: what stands behind ``mlip relax`` and ``mlip md``."""
+
+from mlip.dynamics.md import MDSettings, MDSummary, run_md
+from mlip.dynamics.output import SimulationError
+from mlip.dynamics.relax import OPTIMIZERS, RelaxResult, relax
+
+__all__ = ["OPTIMIZERS", "MDSettings", "MDSummary", "RelaxResult", "SimulationError", "relax", "run_md"]

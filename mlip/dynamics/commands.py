@@ -1,0 +1,161 @@
+"""``mlip relax`` and ``mlip md``: files in, files and a summary on the screen out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ase.io
+from ase import Atoms
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mlip.calculator import MLIPCalculator
+from mlip.dynamics.md import MDSettings, MDSummary, run_md
+from mlip.dynamics.output import FrameWriter, check_frame_suffix, refuse_existing, snapshot
+from mlip.dynamics.relax import RelaxResult, relax
+from mlip.errors import ConfigError, StructureError
+
+
+def read_structures(path: Path) -> list[Atoms]:
+    """All frames of a file that ASE can read.
+
+    Raises:
+        StructureError: no such file, not a format of ASE's, or no frame in it.
+    """
+    if not path.is_file():
+        raise StructureError(f"{path} does not exist; give a file with structures")
+    try:
+        frames = ase.io.read(path, index=":")
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise StructureError(f"{path} cannot be read by ASE ({why}); give xyz, cif, ...") from error
+    if not frames:
+        raise StructureError(f"{path} has no structure in it")
+    return list(frames)
+
+
+def relax_file(
+    path: Path,
+    model: str,
+    files: dict[str, Path | None],
+    settings: dict[str, Any],
+    *,
+    dtype: str,
+    device: str,
+    overwrite: bool,
+    console: Console | None = None,
+) -> bool:
+    """Relax every frame of ``path``, write them as they finish, print a table; whether all converged.
+
+    ``files``: ``out`` (default beside ``path``), ``trajectory`` and ``log`` (single frame only). ``settings``: of
+    :func:`mlip.dynamics.relax`.
+    """
+    console = console or Console()
+    frames = read_structures(path)
+    out = files.get("out") or path.with_name(f"{path.stem}-relaxed.extxyz")
+    extra: dict[str, Any] = {key: files[key] for key in ("trajectory", "log") if files.get(key)}
+    check_frame_suffix(out)
+    check_frame_suffix(extra.get("trajectory", out))
+    if extra and len(frames) > 1:
+        raise ConfigError(f"{path} has {len(frames)} frames; --trajectory and --log follow one, leave them out")
+    calculator = MLIPCalculator(model, device=device, dtype=dtype)
+    refuse_existing([out, *extra.values()], overwrite, "replace with --overwrite, or choose another --out")
+    results: list[RelaxResult] = []
+    writer = FrameWriter(out)
+    try:
+        with _progress(console) as progress:
+            task = progress.add_task(f"relax {path.name}", total=len(frames), note="")
+            for atoms in frames:
+
+                def show(step: int, energy: float, largest: float) -> None:
+                    progress.update(task, note=f"step {step}, {energy:.4f} eV, fmax {largest:.4f} eV/A")
+
+                result = relax(atoms, calculator, report=show, **settings, **extra)
+                results.append(result)
+                writer.write(snapshot(result.atoms))
+                progress.advance(task)
+    finally:
+        writer.close()
+    console.print(_relax_table(results))
+    converged = all(result.converged for result in results)
+    if not converged:
+        bad = sum(not result.converged for result in results)
+        hint = "" if dtype == "float64" else " or --dtype float64"
+        console.print(f"{bad} of {len(results)} did not reach fmax {settings['fmax']} eV/A: raise --max-steps{hint}")
+    console.print(f"relaxed structures: {out}" + "".join(f"\n{key}: {file}" for key, file in extra.items()))
+    return converged
+
+
+def md_file(
+    path: Path,
+    model: str,
+    settings: MDSettings,
+    out: Path | None,
+    *,
+    index: int,
+    dtype: str | None,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    console: Console | None = None,
+) -> MDSummary:
+    """Run MD from one frame of ``path`` with a progress bar and print a summary."""
+    console = console or Console()
+    frames = read_structures(path)
+    if not -len(frames) <= index < len(frames):
+        raise ConfigError(f"{path} has {len(frames)} frames; --index {index} is not one of them")
+    out = out or path.with_name(f"{path.stem}-md.traj")
+    calculator = MLIPCalculator(model, device=device, dtype=dtype)
+    with _progress(console) as progress:
+        task = progress.add_task(f"{settings.ensemble} {path.name}", total=settings.steps, note="")
+
+        def show(step: int, temperature: float, energy: float) -> None:
+            progress.update(task, completed=step, note=f"{temperature:.0f} K, {energy:.3f} eV")
+
+        summary = run_md(frames[index], calculator, settings, out, resume=resume, overwrite=overwrite, report=show)
+        progress.update(task, completed=summary.steps)
+    console.print(_md_table(summary, settings))
+    return summary
+
+
+def _progress(console: Console) -> Progress:
+    """A bar with a note, the share done, time spent and time left."""
+    times = (TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    texts = (TextColumn("{task.description}"), TextColumn("{task.fields[note]}"))
+    return Progress(texts[0], BarColumn(), *times, texts[1], console=console, refresh_per_second=4)
+
+
+def _relax_table(results: list[RelaxResult]) -> Table:
+    table = Table("frame", "formula", "steps", "energy change, eV", "fmax, eV/A")
+    with_cell = any(result.stress_max is not None for result in results)
+    if with_cell:
+        table.add_column("max stress, GPa")
+    table.add_column("converged")
+    for k, result in enumerate(results):
+        row = [str(k), result.atoms.get_chemical_formula(), str(result.steps)]
+        row += [f"{result.energy_after - result.energy_before:.4f}", f"{result.fmax:.5f}"]
+        if with_cell:
+            row.append("" if result.stress_max is None else f"{result.stress_max:.4f}")
+        table.add_row(*row, "yes" if result.converged else "NO")
+    return table
+
+
+def _md_table(summary: MDSummary, settings: MDSettings) -> Table:
+    table = Table(show_header=False)
+    steps = f"{summary.steps} ({summary.steps * settings.timestep * 1e-3:.4g} ps)"
+    if summary.resumed_from is not None:
+        steps += f", resumed from step {summary.resumed_from}"
+    table.add_row("steps", steps)
+    table.add_row("mean temperature", f"{summary.mean_temperature:.1f} K")
+    if summary.mean_pressure is not None:
+        table.add_row("mean pressure", f"{summary.mean_pressure:.4f} GPa")
+    if summary.drift is not None:
+        table.add_row("drift of the conserved energy", f"{summary.drift:.4g} meV/atom/ps")
+    if summary.ns_per_day is not None:
+        table.add_row("speed", f"{summary.ns_per_day:.4g} ns/day")
+    table.add_row("trajectory", f"{summary.trajectory} ({summary.frames} frames)")
+    table.add_row("log", str(summary.log))
+    table.add_row("state for --resume", str(summary.state))
+    return table

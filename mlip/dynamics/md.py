@@ -1,0 +1,358 @@
+"""Molecular dynamics that can be killed at any moment and resumed as if nothing had happened."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms, units
+
+from mlip.dynamics.integrators import (
+    conserved_energy,
+    degrees_of_freedom,
+    draw_velocities,
+    integrator_state,
+    make_integrator,
+    restore_integrator,
+    temperature_of,
+)
+from mlip.dynamics.output import (
+    CsvLog,
+    FrameWriter,
+    SimulationError,
+    check_frame_suffix,
+    read_csv,
+    read_state,
+    refuse_existing,
+    snapshot,
+    write_state,
+)
+from mlip.errors import ConfigError, StructureError
+
+# What --resume may change: how long to go on, and when to give up.
+_FREE_SETTINGS = ("steps", "max_temperature")
+
+
+@dataclass(frozen=True)
+class MDSettings:
+    """What to run.
+
+    Attributes:
+        steps: number of steps in all, those before a resume included.
+        ensemble: ``"nve"``, ``"nvt"`` or ``"npt"``.
+        timestep: fs.
+        temperature: K; of the first velocities and of the thermostat.
+        pressure: GPa, for ``npt``.
+        thermostat: ``"langevin"`` or ``"nose-hoover"``, for ``nvt``.
+        damping: time constant of the thermostat, fs.
+        pressure_damping: time constant of the barostat, fs.
+        keep_velocities: start from the velocities of the structure rather than from random ones.
+        seed: of the first velocities and of the Langevin noise.
+        save_every, log_every, state_every: steps between frames, table rows and states to resume from.
+        max_temperature: above this the run is stopped as exploded, K.
+    """
+
+    steps: int
+    ensemble: str = "nvt"
+    timestep: float = 0.5
+    temperature: float = 300.0
+    pressure: float = 0.0
+    thermostat: str = "langevin"
+    damping: float = 100.0
+    pressure_damping: float = 1000.0
+    keep_velocities: bool = False
+    seed: int = 0
+    save_every: int = 10
+    log_every: int = 10
+    state_every: int = 100
+    max_temperature: float = 20000.0
+
+    def __post_init__(self) -> None:
+        choices = {"ensemble": ("nve", "nvt", "npt"), "thermostat": ("langevin", "nose-hoover")}
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise ConfigError(f"{key} is {getattr(self, key)!r}; choose {', '.join(allowed)}")
+        every = ("save_every", "log_every", "state_every")
+        for key in ("timestep", "damping", "pressure_damping", "max_temperature", *every):
+            if not (np.isfinite(getattr(self, key)) and getattr(self, key) > 0):
+                raise ConfigError(f"{key} is {getattr(self, key)}; it must be positive")
+        if self.steps < 0 or self.temperature < 0 or not np.isfinite([self.temperature, self.pressure]).all():
+            raise ConfigError(
+                f"steps {self.steps}, temperature {self.temperature} K and pressure {self.pressure} GPa must be "
+                "finite, and the first two not negative"
+            )
+
+    @property
+    def integrator(self) -> str:
+        """Name of the integrator, see :func:`mlip.dynamics.integrators.make_integrator`."""
+        return {"nve": "verlet", "nvt": self.thermostat, "npt": "mtk"}[self.ensemble]
+
+
+@dataclass(frozen=True)
+class MDSummary:
+    """What a finished run has to say.
+
+    Attributes:
+        steps: the last step.
+        resumed_from: step that this session started from, or ``None``.
+        mean_temperature: over the rows of the log but the first, K.
+        drift: slope of the conserved energy, meV/atom/ps; ``None`` for Langevin or less than three rows.
+        mean_pressure: GPa, ``None`` without a full cell.
+        ns_per_day: speed of this session; ``None`` if no step was done.
+        frames: frames in the trajectory.
+        trajectory, log, state: the files.
+    """
+
+    steps: int
+    resumed_from: int | None
+    mean_temperature: float
+    drift: float | None
+    mean_pressure: float | None
+    ns_per_day: float | None
+    frames: int
+    trajectory: Path
+    log: Path
+    state: Path
+
+
+def run_md(
+    atoms: Atoms,
+    calculator: Any,
+    settings: MDSettings,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Callable[[int, float, float], None] | None = None,
+) -> MDSummary:
+    """Run MD on ``atoms`` (changed in place) and write ``out`` (frames), ``out``.csv and ``out``.state.npz as it goes.
+
+    A run that was stopped in any way goes on with ``resume=True`` from its last state; frames and rows after that state
+    are cut off and made again, so all files end as they would have without the stop (the wall-time column apart).
+
+    Args:
+        calculator: any ASE calculator.
+        out: trajectory, ``.traj``, ``.xyz`` or ``.extxyz``.
+        resume: go on from the state file; starts at the beginning if no output exists at all.
+        overwrite: replace existing output.
+        report: called after every step with (step, temperature in K, potential energy in eV).
+
+    Raises:
+        SimulationError: the run exploded; output exists; the state belongs to another run.
+        StructureError: ``npt`` without a cell periodic in three directions, or nothing that can move.
+    """
+    files = _Files.of(Path(out))
+    if len(atoms) == 0:
+        raise StructureError("the structure has no atoms; give at least one")
+    if settings.ensemble == "npt" and not atoms.pbc.all():
+        raise StructureError(f"npt needs a cell that is periodic in three directions; found pbc = {atoms.pbc.tolist()}")
+    if resume and not files.state.exists():
+        refuse_existing(files, False, "but there is no state to resume from; use --overwrite to start anew")
+        resume = False
+    if not resume:
+        refuse_existing(files, overwrite, "go on with --resume, or replace it with --overwrite")
+    run = _Run(atoms, calculator, settings, files, resume)
+    try:
+        run.go(report)
+    finally:
+        run.close()
+    return run.summary()
+
+
+class _Files(tuple[Path, ...]):
+    """The three outputs of a run."""
+
+    @classmethod
+    def of(cls, out: Path) -> _Files:
+        check_frame_suffix(out)
+        return cls((out, out.with_suffix(".csv"), out.with_suffix(".state.npz")))
+
+    @property
+    def trajectory(self) -> Path:
+        return self[0]
+
+    @property
+    def log(self) -> Path:
+        return self[1]
+
+    @property
+    def state(self) -> Path:
+        return self[2]
+
+
+class _Run:
+    """One session of a run: the integrator and its open files."""
+
+    def __init__(self, atoms: Atoms, calculator: Any, settings: MDSettings, files: _Files, resume: bool) -> None:
+        self.atoms, self.settings, self.files = atoms, settings, files
+        self.with_stress = bool(atoms.pbc.all()) and "stress" in calculator.implemented_properties
+        self.rng = np.random.default_rng(settings.seed)
+        self.identity = _identity(atoms, calculator, settings)
+        self.step, self.wall_before, self.resumed_from = 0, 0.0, None
+        arrays: dict[str, np.ndarray] = {}
+        meta: dict[str, Any] = {}
+        if resume:
+            arrays, meta = read_state(files.state)
+            _check_identity(self.identity, meta["identity"], files.state)
+            atoms.set_cell(arrays["cell"])
+            atoms.set_positions(arrays["positions"], apply_constraint=False)
+            atoms.set_momenta(arrays["momenta"], apply_constraint=False)
+            _restore_rng(self.rng, meta["rng"])
+            self.step = self.resumed_from = int(meta["step"])
+            self.wall_before = float(meta["wall"])
+            self.freedom = int(meta["freedom"])
+        else:
+            self.freedom = degrees_of_freedom(settings.integrator, atoms)
+            if self.freedom < 1:
+                raise StructureError("nothing can move: the atoms are fixed, or a single atom has no drift to keep")
+            if not settings.keep_velocities:
+                draw_velocities(atoms, settings.temperature, self.rng)
+        atoms.calc = calculator
+        self.dynamics: Any = make_integrator(
+            settings.integrator,
+            atoms,
+            timestep=settings.timestep,
+            temperature=settings.temperature,
+            pressure=settings.pressure,
+            damping=settings.damping,
+            pressure_damping=settings.pressure_damping,
+            freedom=self.freedom,
+            rng=self.rng,
+        )
+        if resume:
+            restore_integrator(self.dynamics, arrays)
+        self.frames = FrameWriter(files.trajectory, meta.get("frames"))
+        columns = ["step", "time_ps", "epot_eV", "ekin_eV", "etot_eV", "conserved_eV", "temperature_K"]
+        columns += ["pressure_GPa", "volume_A3"] if self.with_stress else []
+        self.log = CsvLog(files.log, [*columns, "wall_s"], meta.get("log"))
+        self.started, self.first_step = time.perf_counter(), self.step
+        self.wall = 0.0
+
+    def go(self, report: Callable[[int, float, float], None] | None) -> None:
+        """Step until the end; write what is due."""
+        if self.resumed_from is None:
+            self._write_due()
+        while self.step < self.settings.steps:
+            try:
+                self.dynamics.step()
+            except StructureError as error:
+                raise self._explosion(str(error)) from error
+            self.step += 1
+            temperature = temperature_of(self.atoms, self.freedom)
+            if not temperature <= self.settings.max_temperature or not np.isfinite(self.atoms.positions).all():
+                raise self._explosion(
+                    f"the temperature is {temperature:.4g} K, above the limit of {self.settings.max_temperature:g} K"
+                )
+            self._write_due()
+            if report is not None:
+                report(self.step, temperature, self.atoms.get_potential_energy())
+        self.wall = time.perf_counter() - self.started
+
+    def close(self) -> None:
+        """Close the files."""
+        self.frames.close()
+        self.log.close()
+
+    def summary(self) -> MDSummary:
+        """Summary of the whole run, read back from its log."""
+        table = read_csv(self.files.log)
+        later = slice(1, None) if len(table["step"]) > 1 else slice(None)
+        conserved, drift = table["conserved_eV"], None
+        if len(conserved) > 2 and np.isfinite(conserved).all():
+            drift = float(np.polyfit(table["time_ps"], conserved - conserved[0], 1)[0]) * 1000 / len(self.atoms)
+        done = self.step - self.first_step
+        speed = done * self.settings.timestep * 1e-6 / (self.wall / 86400) if done and self.wall > 0 else None
+        pressure = table.get("pressure_GPa")
+        return MDSummary(
+            steps=self.step,
+            resumed_from=self.resumed_from,
+            mean_temperature=float(table["temperature_K"][later].mean()),
+            drift=drift,
+            mean_pressure=None if pressure is None else float(pressure[later].mean()),
+            ns_per_day=speed,
+            frames=self.frames.frames,
+            trajectory=self.files.trajectory,
+            log=self.files.log,
+            state=self.files.state,
+        )
+
+    def _write_due(self) -> None:
+        """Rows and frames first, then the state, which knows how long they are."""
+        step, settings = self.step, self.settings
+        if step % settings.log_every == 0:
+            self.log.write(self._row())
+        if step % settings.save_every == 0:
+            self.frames.write(snapshot(self.atoms, step=step, time_fs=step * settings.timestep))
+        if step % settings.state_every == 0 or step == settings.steps:
+            self._write_state()
+
+    def _row(self) -> dict[str, str]:
+        atoms = self.atoms
+        potential, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+        conserved = conserved_energy(self.dynamics)
+        row = {
+            "step": str(self.step),
+            "time_ps": f"{self.step * self.settings.timestep * 1e-3:.6f}",
+            "epot_eV": f"{potential:.8f}",
+            "ekin_eV": f"{kinetic:.8f}",
+            "etot_eV": f"{potential + kinetic:.8f}",
+            "conserved_eV": "" if conserved is None else f"{conserved:.8f}",
+            "temperature_K": f"{temperature_of(atoms, self.freedom):.3f}",
+            "wall_s": f"{self.wall_before + time.perf_counter() - self.started:.2f}",
+        }
+        if self.with_stress:
+            stress = atoms.get_stress(voigt=True, include_ideal_gas=True)
+            row["pressure_GPa"] = f"{-stress[:3].mean() / units.GPa:.5f}"
+            row["volume_A3"] = f"{atoms.get_volume():.4f}"
+        return row
+
+    def _write_state(self) -> None:
+        arrays = {
+            "positions": self.atoms.get_positions(),
+            "momenta": self.atoms.get_momenta(),
+            "cell": self.atoms.cell.array.copy(),
+            **integrator_state(self.dynamics),
+        }
+        meta = {
+            "identity": self.identity,
+            "step": self.step,
+            "freedom": self.freedom,
+            "rng": self.rng.bit_generator.state,
+            "frames": self.frames.mark,
+            "log": self.log.mark,
+            "wall": self.wall_before + time.perf_counter() - self.started,
+        }
+        write_state(self.files.state, arrays, meta)
+
+    def _explosion(self, why: str) -> SimulationError:
+        return SimulationError(
+            f"MD stopped after step {self.step}: {why}; the good part is kept ({self.frames.frames} frames in "
+            f"{self.files.trajectory}); try a shorter time step than {self.settings.timestep} fs, relax the structure "
+            "first, or use a model trained on such structures"
+        )
+
+
+def _restore_rng(rng: np.random.Generator, state: dict[str, Any]) -> None:
+    rng.bit_generator.state = state
+
+
+def _identity(atoms: Atoms, calculator: Any, settings: MDSettings) -> dict[str, Any]:
+    """What must be the same when a run is resumed."""
+    kept = {key: value for key, value in asdict(settings).items() if key not in _FREE_SETTINGS}
+    model = calculator.fingerprint() if hasattr(calculator, "fingerprint") else type(calculator).__name__
+    particles = hashlib.sha256(atoms.numbers.tobytes() + atoms.pbc.tobytes() + atoms.get_masses().tobytes())
+    return {**kept, "model": model, "elements and masses": particles.hexdigest()[:16]}
+
+
+def _check_identity(now: dict[str, Any], then: dict[str, Any], path: Path) -> None:
+    changed = [f"{key} was {then.get(key)}, now {now[key]}" for key in now if then.get(key) != now[key]]
+    if changed:
+        raise SimulationError(
+            f"{path} belongs to another run: {'; '.join(changed)}; resume with the same settings (only --steps may "
+            "change), or start anew with --overwrite or another --out"
+        )
