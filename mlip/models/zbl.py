@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 from ase.data import covalent_radii
 from ase.units import Bohr, Hartree
-from torch import Tensor, nn
+from torch import Tensor
 
 from mlip.nn import PolynomialEnvelope
+from mlip.nn.constants import ConstantsModule
 
 SCREENING = ((0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4029), (0.02817, 0.2016))
 
 
-class ZBL(nn.Module):
+class ZBL(ConstantsModule):
     """V(r) = (e^2 / 4 pi eps0) Z_i Z_j / r phi(r / a) u(r / r_c), a = 0.8854 a0 / (Z_i^0.23 + Z_j^0.23).
 
     phi(x) = 0.1818 e^(-3.2 x) + 0.5099 e^(-0.9423 x) + 0.2802 e^(-0.4029 x) + 0.02817 e^(-0.2016 x); u is the polynomial
@@ -22,7 +23,7 @@ class ZBL(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("radii", torch.as_tensor(covalent_radii, dtype=torch.float64), False)
+        self.register_constant("radii", torch.as_tensor(covalent_radii, dtype=torch.float64))
         self.envelope = PolynomialEnvelope(1.0)
 
     def forward(self, distance: Tensor, z_receiver: Tensor, z_sender: Tensor) -> Tensor:

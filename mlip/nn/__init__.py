@@ -3,8 +3,7 @@
 Features are tensors ``[nodes, (l_max + 1)^2, channels]`` (channels last, natural parity: 0e + 1o + 2e + ...), components in
 e3nn's order and normalisation.
 
-Constants (couplings, grids, knots) are float64 in a new layer; ``layer.to(dtype)`` brings parameters and constants to one type, so
-that a float64 model never carries constants that were once rounded to float32.
+Constants (couplings, grids, knots) keep float64 masters: see mlip.nn.constants.
 """
 
 from mlip.nn.grid import GridMix, SphereGrid

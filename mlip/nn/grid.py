@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlip.nn.constants import ConstantsModule
 from mlip.nn.irreps import num_components
 from mlip.nn.linear import EquivariantLinear
 from mlip.nn.spherical import SphericalHarmonics
@@ -15,7 +16,7 @@ from mlip.nn.spherical import SphericalHarmonics
 GRID_ACTIVATIONS = ("silu", "product")
 
 
-class SphereGrid(nn.Module):
+class SphereGrid(ConstantsModule):
     """A Gauss-Legendre x uniform grid on the unit sphere with maps to and from spherical components.
 
     ceil((3L+1)/2) polar x (3L+1) azimuthal points integrate polynomials of degree 3L exactly, hence the projection back to
@@ -34,12 +35,10 @@ class SphereGrid(nn.Module):
             [np.outer(sine, np.cos(phi)), np.outer(sine, np.sin(phi)), np.outer(nodes, np.ones_like(phi))], axis=-1
         ).reshape(-1, 3)
         measure = np.repeat(weights / 2, self.num_azimuthal) / self.num_azimuthal
-        harmonics = SphericalHarmonics(l_max)(torch.from_numpy(points))
-        self.register_buffer("points", torch.from_numpy(points), persistent=False)
-        self.register_buffer("to_grid", harmonics, persistent=False)
-        self.register_buffer(
-            "from_grid", (harmonics * torch.from_numpy(measure)[:, None]).T.contiguous(), persistent=False
-        )
+        harmonics = SphericalHarmonics(l_max).double()(torch.from_numpy(points))
+        self.register_constant("points", torch.from_numpy(points))
+        self.register_constant("to_grid", harmonics)
+        self.register_constant("from_grid", (harmonics * torch.from_numpy(measure)[:, None]).T)
 
 
 class GridMix(nn.Module):

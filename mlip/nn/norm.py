@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mlip.nn.constants import ConstantsModule
 
-class EquivariantRMSNorm(nn.Module):
+
+class EquivariantRMSNorm(ConstantsModule):
     """y = g_l(m),c x / sqrt(eps + mean over degrees and channels of |x_l|^2 / (2l + 1)).
 
     One norm over all degrees of a node (a norm per degree would blow up the noise of a degree that vanishes by symmetry). No other
@@ -22,7 +24,7 @@ class EquivariantRMSNorm(nn.Module):
             [torch.full((2 * l + 1,), 1.0 / (2 * l + 1), dtype=torch.float64) for l in range(l_max + 1)]
         )
         self.register_buffer("degrees", degrees, persistent=False)
-        self.register_buffer("weights", weights / ((l_max + 1) * channels), persistent=False)
+        self.register_constant("weights", weights / ((l_max + 1) * channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, (l_max+1)^2, channels]`` -> the same shape."""

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mlip.nn.constants import ConstantsModule
+
 RADIAL_KINDS = ("bspline", "bessel", "mlp")
 
 
@@ -33,7 +35,7 @@ class PolynomialEnvelope(nn.Module):
         return 1 + x**p * (-a + x * (b - c * x))
 
 
-class BSplineBasis(nn.Module):
+class BSplineBasis(ConstantsModule):
     """Cubic B-splines on uniform knots over [0, r_cut], times the envelope (the spline radial of Facet, arXiv 2509.08418).
 
     B_k(r) = beta(r / step - k), where beta is the cardinal cubic B-spline centred at 0; ``num_basis`` splines
@@ -48,7 +50,7 @@ class BSplineBasis(nn.Module):
         self.envelope = PolynomialEnvelope(cutoff, power)
         self.step = cutoff / (num_basis - 3)
         centres = torch.arange(num_basis, dtype=torch.float64) - 1
-        self.register_buffer("centres", centres, persistent=False)
+        self.register_constant("centres", centres)
         self.norm = 2.0  # the splines' squares sum to about 1/4 (without the envelope)
 
     def forward(self, distance: Tensor) -> Tensor:
@@ -60,7 +62,7 @@ class BSplineBasis(nn.Module):
         return self.norm * spline * self.envelope(distance).unsqueeze(-1)
 
 
-class BesselBasis(nn.Module):
+class BesselBasis(ConstantsModule):
     """sqrt(2) sin(n pi r / r_cut) / (r / r_cut) / (n pi / 2) scale-free sine-Bessel functions, times the envelope.
 
     Source: Gasteiger et al. (arXiv 2003.03123), eq. 7; n = 1 .. ``num_basis``. The factor 1/sqrt(r_cut) is dropped so that the
@@ -73,7 +75,7 @@ class BesselBasis(nn.Module):
         self.cutoff = cutoff
         self.envelope = PolynomialEnvelope(cutoff, power)
         frequencies = math.pi * torch.arange(1, num_basis + 1, dtype=torch.float64)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.register_constant("frequencies", frequencies)
 
     def forward(self, distance: Tensor) -> Tensor:
         """Distances ``[...]`` in Angstrom (> 0) -> ``[..., num_basis]``."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 from e3nn import o3
-from torch import Tensor, nn
+from torch import Tensor
 
+from mlip.nn.constants import ConstantsModule
 from mlip.nn.irreps import block
 
 
-class SphericalHarmonics(nn.Module):
+class SphericalHarmonics(ConstantsModule):
     """Y(r) for l = 0 .. ``l_max`` of unit vectors.
 
     Y_0 = 1, Y_1 = sqrt(3) (x, y, z), and Y_l = a_l C(l-1, 1, l) Y_(l-1) Y_1 with e3nn's Wigner 3j symbols C; the constants a_l
@@ -30,7 +31,7 @@ class SphericalHarmonics(nn.Module):
             scale = (raw @ target) / (raw @ raw)
             previous = scale * raw
             matrix = (scale * coupling).reshape(3 * (2 * l - 1), 2 * l + 1)
-            self.register_buffer(f"coupling_{l}", matrix, persistent=False)
+            self.register_constant(f"coupling_{l}", matrix)
 
     def forward(self, unit: Tensor) -> Tensor:
         """Unit vectors ``[..., 3]`` -> ``[..., (l_max + 1)^2]``."""

@@ -9,6 +9,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from mlip.nn.constants import ConstantsModule
 from mlip.nn.irreps import block, num_components
 
 
@@ -31,7 +32,7 @@ def natural_parity_paths(l_in: int, l_edge: int, l_out: int) -> list[Path]:
     ]
 
 
-class TensorProductConv(nn.Module):
+class TensorProductConv(ConstantsModule):
     """A_i = sum_j sum_p w_p(r_ij) [h_j (x) Y(r_ij)]_p: e3nn's 'uvu' tensor product, summed over neighbours.
 
     w_p,c(r) = sum_k W[k, p, c] B_k(r) is linear in a radial basis shared by all paths, so the sum over neighbours comes first:
@@ -76,11 +77,11 @@ class TensorProductConv(nn.Module):
                 out_of_row += list(range(path.l3**2, (path.l3 + 1) ** 2))
             if blocks:
                 matrix = torch.cat(blocks, dim=2).flatten(1)
-                self.register_buffer(f"coupling_{l1}", matrix.contiguous(), persistent=False)
+                self.register_constant(f"coupling_{l1}", matrix)
                 self.rows.append((l1, start, len(path_of_row)))
         gather = torch.zeros(num_components(self.l_out), len(out_of_row), dtype=torch.float64)
         gather[torch.tensor(out_of_row), torch.arange(len(out_of_row))] = 1
-        self.register_buffer("sum_paths", gather, persistent=False)
+        self.register_constant("sum_paths", gather)
         self.register_buffer("path_of_row", torch.tensor(path_of_row), persistent=False)
 
     def forward(self, h: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor) -> Tensor:
