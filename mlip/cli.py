@@ -23,6 +23,63 @@ app.add_typer(data_app, name="data")
 
 
 @app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML config; see configs/ for commented examples.")],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.lr=0.001.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard the run that run.dir holds, start anew.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print data audit, model size and time per epoch; write nothing.")
+    ] = False,
+) -> None:
+    """Train a potential; the same command resumes a run that was stopped.
+
+    Example: mlip train configs/organics-small.yaml --set training.max_minutes=10 --set run.dir=runs/longer
+    """
+    from mlip.training.commands import train_command
+
+    code = train_command(config, set_ or [], restart, dry_run)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Checkpoint, run folder, or the name of a shipped model.")],
+    data: Annotated[Path, typer.Argument(help="Labelled structures.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for tables and parity plots.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Frames at a time. Default: by atoms.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    energy_key: Annotated[str | None, typer.Option(help="Name of the energy in DATA.")] = None,
+    forces_key: Annotated[str | None, typer.Option(help="Name of the forces in DATA.")] = None,
+    stress_key: Annotated[str | None, typer.Option(help="Name of the stress in DATA.")] = None,
+    units: Annotated[str | None, typer.Option(help="Units of DATA, e.g. energy=Hartree,length=Bohr.")] = None,
+) -> None:
+    """Print the errors of a model on labelled structures, by quantity and element.
+
+    Example: mlip eval runs/organics-small/model.safetensors datasets/organics/organics.h5 --out evaluation
+    """
+    from mlip.training.commands import eval_command
+
+    keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
+    eval_command(model, data, out, batch_size, device, keys, units)
+
+
+@app.command()
+def info(
+    model: Annotated[str, typer.Argument(help="Checkpoint, run folder, or the name of a shipped model.")],
+) -> None:
+    """Print what a checkpoint says about itself: elements, cutoff, theory, errors.
+
+    Example: mlip info runs/organics-small/model.safetensors
+    """
+    from mlip.training.commands import info_command
+
+    info_command(model)
+
+
+@app.command()
 def relax(
     file: Annotated[Path, typer.Argument(help="Structures in any format that ASE reads; every frame is relaxed.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint, or the name of a shipped model.")],
@@ -142,7 +199,10 @@ def data_stats(
     stress_key: StressKey = None,
     units: UnitsText = "",
 ) -> None:
-    """Describe a data file: elements, sizes, neighbours, energy and force distributions, level of theory."""
+    """Describe a data file: elements, sizes, neighbours, energy and force distributions, level of theory.
+
+    Example: mlip data stats all.h5 --cutoff 6
+    """
     from mlip.data.commands import stats_command
 
     stats_command(file, cutoff, (energy_key, forces_key, stress_key), units)
@@ -158,7 +218,10 @@ def data_audit(
     units: UnitsText = "",
     physics: Annotated[bool, typer.Option(help="Refuse signs and units that contradict the structures.")] = True,
 ) -> None:
-    """Check that a data file can be trained on; exit code 1 if it is refused. Needs energy and forces by default."""
+    """Check that a data file can be trained on; exit code 1 if it is refused. Needs energy and forces by default.
+
+    Example: mlip data audit train.xyz --need energy --need forces --need stress
+    """
     from mlip.data.commands import audit_command
 
     audit_command(file, need or ["energy", "forces"], (energy_key, forces_key, stress_key), units, physics)

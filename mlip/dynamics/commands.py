@@ -1,4 +1,7 @@
-"""``mlip relax`` and ``mlip md``: files in, files and a summary on the screen out."""
+"""``mlip relax`` and ``mlip md``: files in, files and a summary on the screen out.
+
+torch is loaded only once the input is read, so that a mistyped file name is answered at once.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mlip.calculator import MLIPCalculator
 from mlip.dynamics.md import MDSettings, MDSummary, run_md
 from mlip.dynamics.output import FrameWriter, check_frame_suffix, refuse_existing, snapshot
 from mlip.dynamics.relax import RelaxResult, relax
@@ -60,7 +62,9 @@ def relax_file(
     check_frame_suffix(extra.get("trajectory", out))
     if extra and len(frames) > 1:
         raise ConfigError(f"{path} has {len(frames)} frames; --trajectory and --log follow one, leave them out")
-    calculator = MLIPCalculator(model, device=device, dtype=dtype)
+    if not overwrite:
+        refuse_existing([out, *extra.values()], False, "replace with --overwrite, or choose another --out")
+    calculator = _load(model, device, dtype)
     refuse_existing([out, *extra.values()], overwrite, "replace with --overwrite, or choose another --out")
     results: list[RelaxResult] = []
     writer = FrameWriter(out)
@@ -107,7 +111,8 @@ def md_file(
     if not -len(frames) <= index < len(frames):
         raise ConfigError(f"{path} has {len(frames)} frames; --index {index} is not one of them")
     out = out or path.with_name(f"{path.stem}-md.traj")
-    calculator = MLIPCalculator(model, device=device, dtype=dtype)
+    check_frame_suffix(out)
+    calculator = _load(model, device, dtype)
     with _progress(console) as progress:
         task = progress.add_task(f"{settings.ensemble} {path.name}", total=settings.steps, note="")
 
@@ -118,6 +123,12 @@ def md_file(
         progress.update(task, completed=summary.steps)
     console.print(_md_table(summary, settings))
     return summary
+
+
+def _load(model: str, device: str, dtype: str | None) -> Any:
+    from mlip.calculator import MLIPCalculator
+
+    return MLIPCalculator(model, device=device, dtype=dtype)
 
 
 def _progress(console: Console) -> Progress:
