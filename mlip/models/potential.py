@@ -20,10 +20,14 @@ MAX_Z = 118
 class EnergyHead(nn.Module):
     """E_i = E0(Z_i) + s MLP(h_i scalars); sums in float64."""
 
+    e0: Tensor
+    energy_scale: Tensor
+
     def __init__(self, channels: int, hidden: int, e0: Sequence[float], energy_scale: float) -> None:
         super().__init__()
-        self.network = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, 1, bias=True))
-        nn.init.zeros_(self.network[2].bias)
+        last = nn.Linear(hidden, 1)
+        nn.init.zeros_(last.bias)
+        self.network = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), last)
         self.register_buffer("e0", torch.tensor(e0, dtype=torch.float64))
         self.register_buffer("energy_scale", torch.tensor(energy_scale, dtype=torch.float64))
 
@@ -46,6 +50,8 @@ class Potential(nn.Module):
         config: hyper-parameters. elements: atomic numbers it knows. cutoff: Angstrom. metadata: free-form JSON (level of theory,
         validation errors, training data).
     """
+
+    species_of_z: Tensor
 
     def __init__(
         self,

@@ -21,6 +21,8 @@ class ZBL(ConstantsModule):
     either atom. Source: Ziegler, Biersack, Littmark, "The stopping and range of ions in solids" (1985).
     """
 
+    radii: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_constant("radii", torch.as_tensor(covalent_radii, dtype=torch.float64))

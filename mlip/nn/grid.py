@@ -24,6 +24,10 @@ class SphereGrid(ConstantsModule):
     from_grid(to_grid(x)) = x.
     """
 
+    points: Tensor
+    to_grid: Tensor
+    from_grid: Tensor
+
     def __init__(self, l_max: int, oversampling: float = 1.0) -> None:
         super().__init__()
         self.num_polar = math.ceil(oversampling * math.ceil((3 * l_max + 1) / 2))

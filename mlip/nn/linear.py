@@ -27,6 +27,8 @@ class ElementScale(nn.Module):
     The factors start at 1 plus a small element-specific part.
     """
 
+    degrees: Tensor
+
     def __init__(self, num_elements: int, l_max: int, channels: int, spread: float = 0.3) -> None:
         super().__init__()
         self.weight = nn.Parameter(1 + spread * torch.randn(num_elements, l_max + 1, channels))

@@ -15,6 +15,9 @@ class EquivariantRMSNorm(ConstantsModule):
     node and no batch-mate enters, and ``eps`` keeps it smooth at zero.
     """
 
+    degrees: Tensor
+    weights: Tensor
+
     def __init__(self, l_max: int, channels: int, eps: float = 1e-4) -> None:
         super().__init__()
         self.eps = eps

@@ -42,6 +42,8 @@ class BSplineBasis(ConstantsModule):
     overlap [0, r_cut]: centres at -1, 0, 1, ... in units of step = r_cut / (num_basis - 3).
     """
 
+    centres: Tensor
+
     def __init__(self, cutoff: float, num_basis: int = 8, power: int = 6) -> None:
         super().__init__()
         if num_basis < 5:
@@ -68,6 +70,8 @@ class BesselBasis(ConstantsModule):
     Source: Gasteiger et al. (arXiv 2003.03123), eq. 7; n = 1 .. ``num_basis``. The factor 1/sqrt(r_cut) is dropped so that the
     features are dimensionless and of order one.
     """
+
+    frequencies: Tensor
 
     def __init__(self, cutoff: float, num_basis: int = 8, power: int = 6) -> None:
         super().__init__()

@@ -47,6 +47,9 @@ class TensorProductConv(ConstantsModule):
     node are padded to a common number D; a padded neighbour has B = 0.
     """
 
+    sum_paths: Tensor
+    path_of_row: Tensor
+
     def __init__(self, paths: Sequence[Path], l_edge: int, l_out: int, num_basis: int, channels: int) -> None:
         super().__init__()
         self.paths = sorted(Path(*p) for p in paths)

@@ -49,7 +49,7 @@ def test_bad_dtype_is_named():
 
 def test_unknown_element_is_an_error_that_lists_the_known():
     model = build("small", ["H", "O"])
-    with pytest.raises(StructureError, match="C unknown.*H, O"):
+    with pytest.raises(StructureError, match=r"C unknown.*H, O"):
         evaluate(model, molecule("CH4"))
 
 
@@ -90,9 +90,8 @@ def test_zbl_matches_the_formula_at_short_range():
     z = torch.tensor([14])
     a = 0.8854 * Bohr / (2 * 14**0.23)
     x = 0.3 / a
-    phi = (
-        0.1818 * np.exp(-3.2 * x) + 0.5099 * np.exp(-0.9423 * x) + 0.2802 * np.exp(-0.4029 * x) + 0.02817 * np.exp(-0.2016 * x)
-    )
+    terms = ((0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4029), (0.02817, 0.2016))
+    phi = sum(weight * np.exp(-exponent * x) for weight, exponent in terms)
     screened = Hartree * Bohr * 14 * 14 / 0.3 * phi
     envelope = float(PolynomialEnvelope(1.0)(r / (2 * 1.11)))
     assert float(ZBL()(r, z, z)) == pytest.approx(0.5 * screened * envelope, rel=1e-6)

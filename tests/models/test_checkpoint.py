@@ -27,7 +27,8 @@ def model():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_round_trip_is_exact(model, dtype, tmp_path):
-    path = save_model(model.to(getattr(torch, dtype)), tmp_path / "m.safetensors", {"note": "x", "missing": float("nan")})
+    notes = {"note": "x", "missing": float("nan")}
+    path = save_model(model.to(getattr(torch, dtype)), tmp_path / "m.safetensors", notes)
     loaded = load_model(path)
     atoms = molecule("CH3CHO")
     for key, value in evaluate(model, atoms).items():
