@@ -28,6 +28,8 @@ def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
 def run_guarded(program: str, main: Callable[[], object]) -> None:
     """Run ``main``; turn exceptions into one line on stderr, a trace in a log file and a non-zero exit.
 
+    An exception with an attribute ``trace_folder`` has its trace written there.
+
     Exit codes: 1 for an error, 2 for wrong usage (click's own), 130 for Ctrl-C.
     """
     try:
@@ -38,7 +40,7 @@ def run_guarded(program: str, main: Callable[[], object]) -> None:
     except Exception as error:
         from mlip.errors import UserError
 
-        trace = write_trace(program)
+        trace = write_trace(program, getattr(error, "trace_folder", None))
         where = f" (full trace: {trace})" if trace else ""
         text = " ".join(str(error).split())
         what = text if isinstance(error, (UserError, OSError)) and text else f"unexpected {type(error).__name__}: {text}"

@@ -1,0 +1,231 @@
+"""The schema of a training run: one YAML file, every key documented where it is typed.
+
+Relative data paths are looked up in the working directory first, then beside the config file, then in the folder above
+it (the repository, for a file in ``configs/``). ``run.dir`` is always relative to the working directory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mlip.data.units import LabelKeys, Units
+
+if TYPE_CHECKING:
+    from mlip.models import ModelConfig
+
+LossKind = Literal["l1", "l2", "huber"]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are errors, defaults are checked too."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, arbitrary_types_allowed=True)
+
+
+class DataSection(Section):
+    """What to learn from, and how it is batched.
+
+    Attributes:
+        train: training file (HDF5, extended XYZ, ASE database, OUTCAR, vasprun.xml).
+        valid: validation file, or the fraction of ``train`` that is set aside for it.
+        test: test file, or ``{name: file}``; never seen by the training.
+        keys: names of the labels in the files, where they are not the usual ones.
+        units: units of the files, where they are not eV and Angstrom.
+        e0: energy of an isolated atom per element in eV: ``auto`` (isolated atoms if there are any, else least
+            squares), ``isolated``, ``least_squares``, or given as ``{H: -13.6, ...}``.
+        isolated_atoms: a file of one-atom frames for ``e0``.
+        split_by: frames with the same value of this extra (such as ``molecule``) stay on one side of the split.
+        split_seed: seed of the split.
+        batch_size: frames in a step; or give ``max_atoms``/``max_edges`` instead.
+        max_atoms: largest number of atoms in a step.
+        max_edges: largest number of directed edges in a step.
+        valid_batch_size: frames in an evaluation batch (``None``: four times the training batch).
+        num_workers: loader processes; 0 builds batches in the training process (best for graphs held in memory).
+        cache_mb: memory for graphs held between epochs, MiB.
+    """
+
+    train: str
+    valid: str | float = 0.1
+    test: str | dict[str, str] | None = None
+    keys: LabelKeys | None = None
+    units: Units | None = None
+    e0: Literal["auto", "isolated", "least_squares"] | dict[str, float] = "auto"
+    isolated_atoms: str | None = None
+    split_by: str | None = None
+    split_seed: int = 0
+    batch_size: Count | None = None
+    max_atoms: Count | None = None
+    max_edges: Count | None = None
+    valid_batch_size: Count | None = None
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    cache_mb: NotNegative = 2048
+
+    @field_validator("valid")
+    @classmethod
+    def _fraction(cls, value: str | float) -> str | float:
+        if isinstance(value, float) and not 0 < value < 1:
+            raise ValueError(f"{value} is neither a file nor a fraction between 0 and 1")
+        return value
+
+    @model_validator(mode="after")
+    def _one_batch_rule(self) -> DataSection:
+        if self.batch_size is not None and (self.max_atoms is not None or self.max_edges is not None):
+            raise ValueError("give either batch_size or max_atoms/max_edges, not both")
+        return self
+
+
+class ModelSection(Section):
+    """The network: a preset, and any field of :class:`mlip.models.ModelConfig` that shall differ from it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    preset: str | None = "small"
+
+    def resolve(self) -> ModelConfig:
+        """The full model config.
+
+        Raises:
+            pydantic.ValidationError: an unknown field or an impossible value.
+            ConfigError: an unknown preset.
+        """
+        from mlip.models import ModelConfig
+
+        base = preset_fields(self.preset) if self.preset else {}
+        return ModelConfig.model_validate(merge(base, dict(self.model_extra or {})))
+
+
+class LossTerm(Section):
+    """One label's share of the loss.
+
+    Attributes:
+        weight: factor of this term; 0 leaves the label out (it may then be missing in the data).
+        kind: ``l1`` |x|, ``l2`` x^2, ``huber`` (x^2/2 below ``delta``, delta (|x| - delta/2) above).
+        delta: where ``huber`` turns linear, in the label's unit (eV/atom or eV, eV/Angstrom, eV/Angstrom^3).
+    """
+
+    weight: NotNegative = 1.0
+    kind: LossKind = "huber"
+    delta: Positive = 0.01
+
+
+class EnergyTerm(LossTerm):
+    """The energy's share: of the energy per atom (default), or of the total energy."""
+
+    per_atom: bool = True
+
+
+class LossSection(Section):
+    """Mean over all labelled frames (energy), components of atoms (forces) and Voigt components (stress) of a step."""
+
+    energy: EnergyTerm = EnergyTerm()
+    forces: LossTerm = LossTerm(weight=1.0)
+    stress: LossTerm = LossTerm(weight=0.0, delta=0.001)
+
+    @model_validator(mode="after")
+    def _something(self) -> LossSection:
+        if not any(term.weight > 0 for term in (self.energy, self.forces, self.stress)):
+            raise ValueError("all weights are 0: there is nothing to learn")
+        return self
+
+
+class EarlyStopping(Section):
+    """Stop after ``patience`` validations without an improvement of the monitored number by ``min_delta``."""
+
+    patience: Count = 50
+    min_delta: NotNegative = 0.0
+
+
+class StageTwo(Section):
+    """Other loss weights in the last part of the run (``None`` keeps a weight). ``start`` is a share of the run."""
+
+    start: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    energy: NotNegative | None = None
+    forces: NotNegative | None = None
+    stress: NotNegative | None = None
+
+
+class TrainingSection(Section):
+    """How it is optimised.
+
+    Attributes:
+        max_epochs: passes over the training set (``None``: no such limit; then ``max_minutes`` is needed).
+        max_minutes: wall-clock budget of the whole run, final evaluation included; the learning-rate schedule fits
+            itself into it (so the weights depend on the machine's speed; use ``max_epochs`` for reproducible runs).
+        lr: peak learning rate of AdamW. weight_decay: decoupled decay, of matrices only.
+        warmup: share of the run in which the rate rises linearly. min_lr: rate at the end of the cosine.
+        schedule: ``cosine`` or ``constant`` (after the warm-up).
+        ema_decay: decay of the running average of the weights that is validated and shipped; 0 switches it off.
+        gradient_clip: largest norm of the gradient; ``None`` does not clip.
+        early_stopping: stop when validation no longer improves. monitor: what the best weights are chosen by.
+        validate_every: epochs between validations; ``auto`` is 1, but keeps validation below a tenth of the time of
+            a run under ``max_minutes``.
+        stage_two: other loss weights near the end.
+        seed: of weights and batch order. devices: CPU processes or GPUs. threads: CPU threads a process.
+        accelerator: ``auto``, ``cpu`` or ``gpu``. precision: of the network (sums of energies are always float64).
+    """
+
+    max_epochs: Count | None = None
+    max_minutes: Positive | None = None
+    lr: Positive = 5e-3
+    weight_decay: NotNegative = 1e-3
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    schedule: Literal["cosine", "constant"] = "cosine"
+    min_lr: NotNegative = 1e-5
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    gradient_clip: Positive | None = 10.0
+    early_stopping: EarlyStopping | None = None
+    monitor: Literal["loss", "energy_mae", "forces_mae", "energy_rmse", "forces_rmse"] = "loss"
+    validate_every: Count | Literal["auto"] = "auto"
+    stage_two: StageTwo | None = None
+    seed: int = 0
+    devices: Count = 1
+    threads: Count | None = None
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["float32", "float64"] = "float32"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingSection:
+        if self.max_epochs is None and self.max_minutes is None:
+            raise ValueError("give max_epochs, max_minutes or both: a run needs an end")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
+        return self
+
+
+class RunSection(Section):
+    """Where the run's files go. ``overwrite`` starts anew in a folder that holds another run."""
+
+    dir: str = "runs/mlip"
+    overwrite: bool = False
+    plots: bool = True
+
+
+class RunConfig(Section):
+    """A whole training run (see :func:`mlip.configfile.load_config`)."""
+
+    data: DataSection
+    model: ModelSection = ModelSection()
+    loss: LossSection = LossSection()
+    training: TrainingSection = TrainingSection(max_epochs=100)
+    run: RunSection = RunSection()
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, nested dictionaries merged key by key."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def preset_fields(name: str) -> dict[str, Any]:
+    """The fields of a named model preset."""
+    from mlip.models import preset
+
+    return preset(name).model_dump()

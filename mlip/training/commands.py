@@ -1,0 +1,97 @@
+"""What the commands ``train``, ``eval`` and ``info`` do, behind the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mlip.checkpoint import find_model, load_model, read_header
+from mlip.configfile import load_config
+from mlip.errors import UserError
+
+
+def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dry_run: bool) -> int:
+    """Train, resume or dry-run; returns the exit code (130 after Ctrl-C)."""
+    from mlip.training.run import train
+    from mlip.training.runfolder import RunFolder
+
+    config = load_config(config_file, overrides)
+    console = Console()
+    if dry_run:
+        from mlip.training.dryrun import dry_run as show
+
+        show(config, console)
+        return 0
+    try:
+        train(config, restart=restart, console=console)
+    except KeyboardInterrupt:
+        kept = RunFolder(config.run.dir).checkpoint.exists()
+        text = "run the same command again to resume" if kept else "nothing was saved yet, the same command starts anew"
+        print(f"mlip: interrupted; {config.run.dir} stays, {text}", flush=True)
+        return 130
+    except Exception as error:
+        if Path(config.run.dir).is_dir():
+            error.trace_folder = config.run.dir  # type: ignore[attr-defined]
+        raise
+    return 0
+
+
+def eval_command(
+    model_name: str, data: Path, out: Path | None, batch_size: int | None, device: str, keys: dict[str, str | None],
+    units: str | None,
+) -> None:  # fmt: skip
+    """Print, and with ``out`` write and plot, the errors of a model on a file."""
+    from mlip.data.readers import open_frames
+    from mlip.data.units import LabelKeys, Units
+    from mlip.training.plots import parity_plots
+    from mlip.training.prepare import without_isolated_atoms
+    from mlip.training.report import evaluate_frames, say_results
+    from mlip.training.results import write_results
+
+    label_keys = LabelKeys(**keys) if any(keys.values()) else None
+    frames = without_isolated_atoms(open_frames(data, label_keys, Units.parse(units) if units else None))
+    model = load_model(model_name, device=device)
+    outcome = evaluate_frames(model, frames, batch_size, collect=out is not None)
+    reports, counts = {data.stem: outcome.errors.report()}, {data.stem: len(frames)}
+    if not reports[data.stem]:
+        raise UserError(f"{data}: no energy, forces or stress in it to compare with; name them with --energy-key ...")
+    console = Console()
+    say_results(console, reports, counts)
+    if out is not None:
+        write_results(out, reports, counts, {"model": str(find_model(model_name)), "data": str(data)})
+        assert outcome.parity is not None
+        parity_plots({data.stem: outcome.parity}, out)
+        console.print(f"tables and plots: {out}", highlight=False, soft_wrap=True)
+
+
+def info_command(model_name: str) -> None:
+    """Print a checkpoint's header."""
+    from ase.data import chemical_symbols
+
+    header = read_header(model_name)
+    metadata = dict(header.pop("metadata", None) or {})
+    errors = metadata.pop("errors", None)
+    header["elements"] = " ".join(chemical_symbols[int(z)] for z in header["elements"])
+    header["e0"] = {chemical_symbols[int(z)]: energy for z, energy in header["e0"].items()}
+    table = Table(title=str(find_model(model_name)), title_justify="left", show_header=False)
+    table.add_column("key")
+    table.add_column("value", overflow="fold")
+    for key, value in {**header, **metadata}.items():
+        for name, leaf in _leaves(key, value):
+            table.add_row(name, f"{leaf:.6g}" if isinstance(leaf, float) else str(leaf))
+    console = Console()
+    console.print(table)
+    if errors:
+        from mlip.training.report import say_results
+
+        say_results(console, errors, {n: max((q["count"] for q in r.values()), default=0) for n, r in errors.items()})
+
+
+def _leaves(key: str, value: Any) -> list[tuple[str, Any]]:
+    if not isinstance(value, dict):
+        return [(key, value)]
+    return [pair for name, part in value.items() for pair in _leaves(f"{key}.{name}", part)]

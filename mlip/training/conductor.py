@@ -1,0 +1,240 @@
+"""Leads a run: learning rate, averaging, validation, best weights, checkpoints, and when to stop.
+
+Lightning drives the optimisation over one endless stream of batches; epochs, and with them the place to resume at, are
+counted here, so that a checkpoint taken anywhere, also within an epoch, continues exactly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from mlip.config import RunConfig
+from mlip.training.distributed import agree_on_maximum, sum_over_processes
+from mlip.training.ema import WeightAverage
+from mlip.training.evaluate import Evaluation
+from mlip.training.losses import TERMS
+from mlip.training.metrics import ErrorSums
+from mlip.training.module import PotentialModule
+from mlip.training.schedule import Budget, learning_rate
+from mlip.training.state import Progress, read_checkpoint, restore, save_checkpoint
+
+SAVE_EVERY = 120.0
+"""Seconds between checkpoints within an epoch."""
+SAVE_SHARE = 0.05
+"""Checkpoints take at most this share of the time."""
+VALIDATION_SHARE = 0.1
+
+
+class Conductor(Callback):
+    """See the module's docstring.
+
+    Args:
+        config: the run.
+        validate: evaluates the model it is given on this process' share of the validation set.
+        budget: the wall-clock budget.
+        checkpoint: file of the training state.
+        extra: plain values stored with it (config, data fingerprint).
+        final_cost: final evaluation in units of one validation (frames to evaluate at the end / validation frames).
+        on_validation: called on the first process with the progress after each validation.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        validate: Callable[[torch.nn.Module], Evaluation],
+        budget: Budget,
+        checkpoint: Path,
+        extra: dict[str, Any] | None = None,
+        final_cost: float = 1.0,
+        on_validation: Callable[[Progress], None] | None = None,
+    ):
+        self.config, self.options = config, config.training
+        self.validate, self.budget, self.checkpoint = validate, budget, checkpoint
+        self.extra, self.final_cost, self.on_validation = extra or {}, final_cost, on_validation
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self.average: WeightAverage | None = None
+        self.share = 0.0
+        self._elapsed = self._validation_seconds = self._last_validation = 0.0
+        self._last_save, self._save_seconds = time.monotonic(), 0.0
+
+    # --- start -------------------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = _module(pl_module)
+        self.average = WeightAverage(module.model, self.options.ema_decay)
+        if self.checkpoint.exists():
+            content = read_checkpoint(self.checkpoint)
+            self.progress, self.best = restore(content, module.model, trainer.optimizers[0], self.average)
+            module.errors.sums = content["epoch_errors"][trainer.global_rank].clone()
+            self.budget.resume(self.progress.elapsed)
+            self._last_validation = self.progress.elapsed
+        self.measure(trainer, module)
+
+    def measure(self, trainer: Trainer, module: PotentialModule) -> None:
+        """Validate once before training: the first row of the log, and the time to reserve for the end."""
+        start = time.monotonic()
+        if self.progress.history:
+            self._time_validation(time.monotonic() - start, self.progress.history[-1]["validation_seconds"])
+            return
+        self._validate(trainer, module)
+
+    # --- every step --------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        module = _module(pl_module)
+        self._elapsed = agree_on_maximum([self.budget.elapsed])[0]
+        self.share = self._share(batch["epoch"] + batch["batch_index"] / batch["num_batches"])
+        self.progress.lr = learning_rate(self.share, self.options)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self.progress.lr
+        module.loss_weights = self.loss_weights(self.share)
+
+    def _share(self, epochs: float) -> float:
+        """How much of the run is done, 0 to 1: of the time or of the epochs, whichever is further."""
+        by_epochs = epochs / self.options.max_epochs if self.options.max_epochs else 0.0
+        return max(by_epochs, self.budget.progress(self._elapsed))
+
+    def loss_weights(self, share: float) -> dict[str, float]:
+        """Weights of the loss at this share of the run."""
+        weights = {name: float(getattr(self.config.loss, name).weight) for name in TERMS}
+        stage = self.options.stage_two
+        if stage is not None and share >= stage.start:
+            weights |= {name: value for name in TERMS if (value := getattr(stage, name)) is not None}
+        return weights
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        module = _module(pl_module)
+        assert self.average is not None
+        self.progress.step += 1
+        if module.skipped:
+            self.progress.skipped += 1
+        else:
+            self.average.update()
+        last = batch["batch_index"] + 1 == batch["num_batches"]
+        self.progress.epoch = batch["epoch"] + last
+        self.progress.batch = 0 if last else batch["batch_index"] + 1
+        self._elapsed = agree_on_maximum([self.budget.elapsed])[0]
+        self.progress.elapsed = self._elapsed
+        reason = self._reason_to_stop(last)
+        if reason or (last and self._validation_is_due()):
+            self._validate(trainer, module)
+            reason = reason or self._patience_lost()
+        self.progress.finished = reason
+        if reason:
+            trainer.should_stop = True
+        self._maybe_save(trainer, module, last, force=bool(reason))
+
+    def _reason_to_stop(self, last: bool) -> str:
+        if self.budget.usable is not None and self._elapsed >= self.budget.usable:
+            return "the time is up"
+        limit = self.options.max_epochs
+        return "all epochs are done" if last and limit is not None and self.progress.epoch >= limit else ""
+
+    def _patience_lost(self) -> str:
+        rule = self.options.early_stopping
+        if rule is None or self.progress.stale < rule.patience:
+            return ""
+        return f"no improvement in {self.progress.stale} validations (early stopping)"
+
+    def _validation_is_due(self) -> bool:
+        every = self.options.validate_every
+        if every != "auto":
+            return self.progress.epoch % every == 0
+        if self.options.max_minutes is None:
+            return True
+        return self._elapsed - self._last_validation >= self._validation_seconds / VALIDATION_SHARE
+
+    # --- validation --------------------------------------------------------------------------------------------
+
+    def _validate(self, trainer: Trainer, module: PotentialModule) -> None:
+        """Evaluate the averaged weights, log a row, keep them if they are the best."""
+        assert self.average is not None
+        start = time.monotonic()
+        with self.average.applied():
+            outcome = self.validate(module.model)
+            for tensor in outcome.tensors():
+                tensor.copy_(sum_over_processes(tensor))
+            value = self._monitored(outcome)
+            first = not self.best
+            if value < self.progress.best_value - self._min_delta() or first:
+                self.progress.best_value = value if value == value else float("inf")
+                self.progress.best_epoch, self.progress.stale = self.progress.epoch, 0
+                self.best = {name: t.detach().cpu().clone() for name, t in module.model.state_dict().items()}
+            else:
+                self.progress.stale += 1
+        self._time_validation(time.monotonic() - start)
+        trained = ErrorSums(module.elements)
+        trained.sums = sum_over_processes(module.errors.sums)
+        module.errors = ErrorSums(module.elements)
+        self._elapsed = agree_on_maximum([self.budget.elapsed])[0]
+        self._last_validation = self.progress.elapsed = self._elapsed
+        self.progress.history.append(self._row(outcome, trained))
+        if trainer.is_global_zero and self.on_validation is not None:
+            self.on_validation(self.progress)
+
+    def _monitored(self, outcome: Evaluation) -> float:
+        name = self.options.monitor
+        if name == "loss":
+            return outcome.loss(self.loss_weights(1.0))
+        quantity, _, kind = name.rpartition("_")
+        report = outcome.errors.report()
+        return report["energy_per_atom" if quantity == "energy" else quantity][kind]
+
+    def _min_delta(self) -> float:
+        rule = self.options.early_stopping
+        return rule.min_delta if rule is not None else 0.0
+
+    def _time_validation(self, seconds: float, known: float | None = None) -> None:
+        """Remember what a validation takes; reserve the final evaluation and the plots."""
+        self._validation_seconds = agree_on_maximum([known if known is not None else seconds])[0]
+        plots = 5.0 if self.config.run.plots else 0.5
+        self.budget.reserve = self._validation_seconds * (1.0 + 1.1 * self.final_cost) + plots
+
+    def _row(self, outcome: Evaluation, trained: ErrorSums) -> dict[str, float]:
+        row: dict[str, float] = {
+            "epoch": self.progress.epoch, "step": self.progress.step, "seconds": self.progress.elapsed,
+            "lr": self.progress.lr, "valid_loss": outcome.loss(self.loss_weights(1.0)),
+        }  # fmt: skip
+        for part, errors in (("train", trained), ("valid", outcome.errors)):
+            report = errors.report()
+            for quantity in ("energy_per_atom", "forces", "stress"):
+                for kind in ("mae", "rmse"):
+                    if quantity in report:
+                        row[f"{part}_{quantity}_{kind}"] = report[quantity][kind]
+        row["validation_seconds"] = self._validation_seconds
+        return row
+
+    # --- checkpoints -------------------------------------------------------------------------------------------
+
+    def _maybe_save(self, trainer: Trainer, module: PotentialModule, last: bool, force: bool) -> None:
+        since = time.monotonic() - self._last_save
+        due = force or since >= SAVE_EVERY or (last and since >= self._save_seconds / SAVE_SHARE)
+        if not agree_on_maximum([float(due)])[0]:
+            return
+        everyone = torch.zeros(trainer.world_size, *module.errors.sums.shape, dtype=torch.float64)
+        everyone[trainer.global_rank] = module.errors.sums
+        everyone = sum_over_processes(everyone)
+        assert self.average is not None
+        if trainer.is_global_zero:
+            start = time.monotonic()
+            extra = {**self.extra, "epoch_errors": everyone}
+            optimizer = trainer.optimizers[0]
+            optimizer = getattr(optimizer, "optimizer", optimizer)
+            save_checkpoint(self.checkpoint, module.model, optimizer, self.average, self.best, self.progress, extra)
+            self._save_seconds = time.monotonic() - start
+        self._last_save = time.monotonic()
+
+
+def _module(pl_module: LightningModule) -> PotentialModule:
+    assert isinstance(pl_module, PotentialModule)
+    return pl_module

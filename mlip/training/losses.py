@@ -1,0 +1,78 @@
+"""Losses of energy, forces and stress, masked where a label is missing and normalised over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlip.config import LossSection, LossTerm
+
+TERMS = ("energy", "forces", "stress")
+
+
+def penalty(difference: Tensor, kind: str, delta: float) -> Tensor:
+    """Element-wise l1 ``|x|``, l2 ``x^2``, or huber: ``x^2/2`` below ``delta``, else ``delta (|x| - delta/2)``."""
+    if kind == "l1":
+        return difference.abs()
+    if kind == "l2":
+        return difference.square()
+    size = difference.abs()
+    return torch.where(size < delta, 0.5 * difference.square(), delta * (size - 0.5 * delta))
+
+
+def atoms_per_graph(graph: dict[str, Any]) -> Tensor:
+    """Atoms in each graph of a batch, ``[B]`` int64."""
+    return torch.bincount(graph["batch"], minlength=int(graph["num_graphs"]))
+
+
+def label_differences(prediction: dict[str, Tensor], graph: dict[str, Any], name: str, per_atom: bool) -> Tensor:
+    """Prediction minus label of the labels that exist, flat: eV/atom or eV, eV/Angstrom, eV/Angstrom^3."""
+    label = graph[name]
+    predicted = prediction[name].to(label.dtype)
+    if name == "energy" and per_atom:
+        atoms = atoms_per_graph(graph).to(label.dtype)
+        predicted, label = predicted / atoms, label / atoms
+    known = torch.isfinite(label)
+    return predicted[known] - label[known]
+
+
+def loss_sums(
+    prediction: dict[str, Tensor], graph: dict[str, Any], config: LossSection
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Unweighted sums of the penalties of a batch by term, and how many labels each sums over, ``[3]`` float64."""
+    sums: dict[str, Tensor] = {}
+    counts = torch.zeros(len(TERMS), dtype=torch.float64, device=graph["energy"].device)
+    for index, name in enumerate(TERMS):
+        term: LossTerm = getattr(config, name)
+        if term.weight <= 0:
+            continue
+        difference = label_differences(prediction, graph, name, per_atom=getattr(term, "per_atom", False))
+        sums[name] = penalty(difference, term.kind, term.delta).sum()
+        counts[index] = difference.numel()
+    return sums, counts
+
+
+def total_loss(
+    sums: dict[str, Tensor],
+    counts: Tensor,
+    weights: dict[str, float],
+    world_size: int = 1,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """``sum_t weight_t * sum_t / count_t``, with counts over all processes.
+
+    Parallel training averages the gradients of the processes, so each one's share is multiplied by their number: the
+    averaged gradient is then that of one process with the whole batch.
+
+    Args:
+        reduce: sums a tensor over all processes.
+    """
+    overall = counts if reduce is None else reduce(counts)
+    total = torch.zeros((), dtype=torch.float64, device=counts.device)
+    for index, name in enumerate(TERMS):
+        if name in sums:
+            total = total + weights[name] * world_size * sums[name] / overall[index].clamp(min=1.0)
+    return total

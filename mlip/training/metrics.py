@@ -1,0 +1,74 @@
+"""Errors of energies, forces and stresses, accumulated in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+from ase.units import GPa
+from torch import Tensor
+
+from mlip.training.losses import label_differences
+
+EV = 1000.0  # meV in one eV
+UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/A", "stress": "meV/A^3", "stress_GPa": "GPa"}
+SCALES = {"energy": EV, "energy_per_atom": EV, "forces": EV, "stress": EV, "stress_GPa": 1.0 / GPa}
+
+
+class ErrorSums:
+    """Counts, absolute and squared errors by quantity; add batches, sum over processes, read MAE and RMSE.
+
+    Quantities: ``energy`` (total), ``energy_per_atom``, ``forces`` (components), ``forces/<element>``, ``stress``
+    (Voigt components). Sums are in eV and Angstrom, float64; reports in the units of :data:`UNITS`.
+
+    Args:
+        elements: atomic numbers that may occur.
+    """
+
+    def __init__(self, elements: Sequence[int]):
+        self.elements = sorted(int(z) for z in elements)
+        self.names = ["energy", "energy_per_atom", "forces", "stress"]
+        self.names += [f"forces/{chemical_symbols[z]}" for z in self.elements]
+        self.sums = torch.zeros(len(self.names), 3, dtype=torch.float64)  # count, |x|, x^2
+
+    @torch.no_grad()
+    def add(self, prediction: dict[str, Tensor], graph: dict[str, Any]) -> None:
+        """Count a batch in; labels that are missing (NaN) and quantities that were not predicted are left out."""
+        if "energy" in prediction:
+            self._put("energy", label_differences(prediction, graph, "energy", per_atom=False))
+            self._put("energy_per_atom", label_differences(prediction, graph, "energy", per_atom=True))
+        if "forces" in prediction:
+            self._put("forces", label_differences(prediction, graph, "forces", per_atom=False))
+            self._put_by_element(prediction["forces"].double() - graph["forces"], graph["atomic_numbers"])
+        if "stress" in prediction:
+            self._put("stress", label_differences(prediction, graph, "stress", per_atom=False))
+
+    def _put(self, name: str, difference: Tensor) -> None:
+        difference = difference.detach().double().cpu()
+        sums = [difference.new_tensor(difference.numel()), difference.abs().sum(), difference.square().sum()]
+        self.sums[self.names.index(name)] += torch.stack(sums)
+
+    def _put_by_element(self, difference: Tensor, numbers: Tensor) -> None:
+        for z in self.elements:
+            rows = difference[numbers == z]
+            if rows.numel():
+                self._put(f"forces/{chemical_symbols[z]}", rows[torch.isfinite(rows)])
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """``{quantity: {mae, rmse, count}}`` of what was labelled, in the units of :data:`UNITS`."""
+        report: dict[str, dict[str, float]] = {}
+        for name, (count, absolute, square) in zip(self.names, self.sums.tolist(), strict=True):
+            if count == 0:
+                continue
+            mae, rmse = absolute / count, (square / count) ** 0.5
+            for shown in (name, "stress_GPa") if name == "stress" else (name,):
+                scale = SCALES[shown.partition("/")[0]]
+                report[shown] = {"mae": mae * scale, "rmse": rmse * scale, "count": int(count)}
+        return report
+
+
+def unit_of(quantity: str) -> str:
+    """The unit in which :meth:`ErrorSums.report` gives a quantity."""
+    return UNITS[quantity.partition("/")[0]]

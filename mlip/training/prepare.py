@@ -1,0 +1,202 @@
+"""From a config to what a training run works on: frames, splits, E0, scales, graphs, an untrained model."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from ase.data import atomic_numbers as number_of
+from ase.data import chemical_symbols
+
+from mlip.config import RunConfig
+from mlip.data.audit import AuditReport, audit_frames
+from mlip.data.batching import BudgetBatchSampler
+from mlip.data.e0 import fit_e0, is_isolated_atom, isolated_atom_energies
+from mlip.data.frame import Frame, FrameSubset, count_atoms
+from mlip.data.graph import GraphDataset
+from mlip.data.readers import open_frames
+from mlip.data.split import split_frames
+from mlip.errors import ConfigError
+from mlip.models import Potential, build
+
+logger = logging.getLogger(__name__)
+
+SCALE_FRAMES = 2000
+"""Frames from which force scale and neighbour count are measured; more would not change them."""
+TRAIN_TABLE_FRAMES = 500
+
+
+@dataclass
+class Prepared:
+    """The data of a run.
+
+    Attributes:
+        train, valid: frames. tests: frames by name. audits: report by set.
+        elements: atomic numbers in the training set. e0: eV by atomic number. e0_note: where they come from.
+        force_rms: root mean square of the training forces, eV/Angstrom. level_of_theory: of the training file.
+        fingerprint: SHA-256 of the training file.
+    """
+
+    train: Sequence[Frame]
+    valid: Sequence[Frame]
+    tests: dict[str, Sequence[Frame]]
+    elements: list[int]
+    e0: dict[int, float]
+    e0_note: str
+    force_rms: float
+    level_of_theory: object
+    fingerprint: str
+    audits: dict[str, AuditReport] = field(default_factory=dict)
+
+    def sets(self) -> dict[str, Sequence[Frame]]:
+        """Everything that the results table covers: some of train, valid, tests."""
+        return {"train": subset(self.train, TRAIN_TABLE_FRAMES), "valid": self.valid, **self.tests}
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Open, audit and split the data; find E0 and the force scale.
+
+    Raises:
+        DataError: a label that has a weight is missing or impossible; an element of valid or test is not in train.
+        ConfigError: E0 as asked for cannot be had from these data.
+    """
+    data = config.data
+    needed = {name for name in ("energy", "forces", "stress") if getattr(config.loss, name).weight > 0}
+    everything = open_frames(data.train, data.keys, data.units)
+    audits = {"train": audit_frames(everything, needed=needed)}
+    atoms = isolated_atom_energies(_single_atoms(everything))
+    train: Sequence[Frame] = without_isolated_atoms(everything)
+    if isinstance(data.valid, str):
+        valid: Sequence[Frame] = without_isolated_atoms(open_frames(data.valid, data.keys, data.units))
+        audits["valid"] = audit_frames(valid, needed=needed)
+    else:
+        train, valid = split_frames(train, data.valid, data.split_seed, data.split_by or "frame")
+    tests = {
+        name: without_isolated_atoms(open_frames(path, data.keys, data.units))
+        for name, path in test_files(config).items()
+    }
+    for name, frames in tests.items():
+        audits[name] = audit_frames(frames, needed=set())
+    elements = _elements(train)
+    for name, frames in {"valid": valid, **tests}.items():
+        unknown = [chemical_symbols[z] for z in _elements(frames) if z not in elements]
+        if unknown:
+            raise ConfigError(f"data.{name} holds {', '.join(unknown)}, which no training frame has; drop those frames")
+    e0, note = reference_energies(config, train, elements, atoms)
+    scale = force_rms(train)
+    theory = getattr(everything, "attrs", {}).get("level_of_theory")
+    return Prepared(train, valid, tests, elements, e0, note, scale, theory, fingerprint(data.train), audits)
+
+
+def test_files(config: RunConfig) -> dict[str, str]:
+    """Test files by the name they get in the table."""
+    test = config.data.test
+    if test is None:
+        return {}
+    return {"test": test} if isinstance(test, str) else dict(test)
+
+
+def subset(frames: Sequence[Frame], count: int) -> Sequence[Frame]:
+    """At most ``count`` frames, evenly spread."""
+    if len(frames) <= count:
+        return frames
+    return FrameSubset(frames, np.linspace(0, len(frames) - 1, count).astype(np.int64))
+
+
+def _single_atoms(frames: Sequence[Frame]) -> Sequence[Frame]:
+    return FrameSubset(frames, np.flatnonzero(count_atoms(frames) == 1))
+
+
+def without_isolated_atoms(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The frames without isolated atoms: those give E0, there is nothing else to learn from them."""
+    single = [int(i) for i in np.flatnonzero(count_atoms(frames) == 1) if is_isolated_atom(frames[int(i)])]
+    return FrameSubset(frames, np.setdiff1d(np.arange(len(frames)), single)) if single else frames
+
+
+def _elements(frames: Sequence[Frame]) -> list[int]:
+    found: set[int] = set()
+    for frame in frames:
+        found.update(np.unique(frame.atomic_numbers).tolist())
+    return sorted(int(z) for z in found)
+
+
+def reference_energies(
+    config: RunConfig, train: Sequence[Frame], elements: list[int], atoms: dict[int, float]
+) -> tuple[dict[int, float], str]:
+    """E0 of each element in eV as ``data.e0`` asks for, and a sentence that says where they come from."""
+    choice = config.data.e0
+    if isinstance(choice, dict):
+        return _given(choice, elements)
+    if config.data.isolated_atoms:
+        frames = open_frames(config.data.isolated_atoms, config.data.keys, config.data.units)
+        atoms = {**atoms, **isolated_atom_energies(frames)}
+    lacking = [chemical_symbols[z] for z in elements if z not in atoms]
+    wanted = choice == "isolated" or (choice == "auto" and config.data.isolated_atoms is not None)
+    if wanted and lacking:
+        raise ConfigError(
+            f"data.e0: no isolated atom of {', '.join(lacking)} in the data; add one-atom frames "
+            "(data.isolated_atoms), give data.e0 as {H: -13.6, ...}, or choose least_squares"
+        )
+    if choice != "least_squares" and not lacking:
+        return {z: atoms[z] for z in elements}, "E0 from isolated atoms"
+    energies, rank = fit_e0(train, elements)
+    note = f"E0 by least squares over the training set, rank {rank} of {len(elements)} elements"
+    if rank < len(elements):
+        note += " (NOT determined one by one: only sums over the compositions seen in training mean something)"
+    return energies, note
+
+
+def _given(choice: dict[str, float], elements: list[int]) -> tuple[dict[int, float], str]:
+    unknown = [name for name in choice if name not in number_of]
+    if unknown:
+        raise ConfigError(f"data.e0: {', '.join(unknown)} is not an element; use symbols such as H: -13.6")
+    energies = {number_of[name]: float(value) for name, value in choice.items()}
+    lacking = [chemical_symbols[z] for z in elements if z not in energies]
+    if lacking:
+        raise ConfigError(f"data.e0: no value for {', '.join(lacking)}, which occurs in the training set; add it")
+    return {z: energies[z] for z in elements}, "E0 as given in the config"
+
+
+def force_rms(frames: Sequence[Frame]) -> float:
+    """Root mean square of the force components, eV/Angstrom; 1 where there are no forces."""
+    total, count = 0.0, 0
+    for frame in subset(frames, SCALE_FRAMES):
+        if frame.forces is not None:
+            known = frame.forces[np.isfinite(frame.forces)]
+            total, count = total + float(np.square(known, dtype=np.float64).sum()), count + known.size
+    return max((total / count) ** 0.5, 1e-3) if count else 1.0
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def training_graphs(config: RunConfig, prepared: Prepared, cutoff: float) -> GraphDataset:
+    """Graphs of the training set, held in memory up to ``data.cache_mb``."""
+    return GraphDataset(prepared.train, cutoff, cache_bytes=int(config.data.cache_mb * 2**20))
+
+
+def training_batches(config: RunConfig, graphs: GraphDataset, rank: int = 0, world_size: int = 1) -> BudgetBatchSampler:
+    """The batches of the config: 8 frames each where it does not say."""
+    data = config.data
+    size = 8 if data.batch_size is None and data.max_atoms is None and data.max_edges is None else data.batch_size
+    return BudgetBatchSampler(
+        graphs.num_atoms, graphs.num_edges if data.max_edges else None, data.max_atoms, data.max_edges, size,
+        seed=config.training.seed, rank=rank, world_size=world_size,
+    )  # fmt: skip
+
+
+def new_model(config: RunConfig, prepared: Prepared) -> Potential:
+    """The untrained potential, scaled to the training set."""
+    fields = config.model.resolve()
+    graphs = GraphDataset(subset(prepared.train, SCALE_FRAMES), fields.cutoff, cache_bytes=0)
+    return build(
+        fields, prepared.elements, e0=prepared.e0, energy_scale=prepared.force_rms,
+        avg_num_neighbors=graphs.avg_num_neighbors, dtype=config.training.precision, seed=config.training.seed,
+    )  # fmt: skip

@@ -1,0 +1,106 @@
+"""Live progress of a run: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from mlip.training.conductor import Conductor
+from mlip.training.metrics import ErrorSums
+from mlip.training.module import PotentialModule
+
+LINE_EVERY = 5.0
+"""Seconds between plain lines where there is no terminal."""
+
+
+class _TimeLeft(ProgressColumn):
+    """Elapsed and remaining time of the run, estimated from the share that is done."""
+
+    def render(self, task: Any) -> Text:
+        elapsed, left = task.fields.get("elapsed", 0.0), task.fields.get("left")
+        return Text(f"{clock(elapsed)} < {'?' if left is None else clock(left)}", style="cyan")
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss`` or ``m:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+class LiveProgress(Callback):
+    """Shows errors of the last steps and of the last validation; on the first process only."""
+
+    def __init__(self, console: Console, conductor: Conductor):
+        self.console, self.conductor = console, conductor
+        self.bar: Progress | None = None
+        self._recent: ErrorSums | None = None
+        self._last_line = 0.0
+        self._validations = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=20), TaskProgressColumn(), _TimeLeft(),
+                TextColumn("{task.fields[text]}"), console=self.console, transient=False, refresh_per_second=4,
+            )  # fmt: skip
+            self.bar.add_task("train", total=1.0, epoch=0, text="")
+            self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, PotentialModule)
+        self._remember(pl_module)
+        progress, share = self.conductor.progress, min(1.0, self.conductor.share)
+        history = progress.history
+        if len(history) > self._validations and progress.epoch > 0:
+            self._validations = len(history)
+            if self.bar is None and (time.monotonic() - self._last_line >= LINE_EVERY or progress.finished):
+                self._last_line = time.monotonic()
+                at = f"epoch {progress.epoch}  step {progress.step}  {clock(progress.elapsed)}"
+                self.console.print(f"{at}  {self._text()}", highlight=False, soft_wrap=True)
+        if self.bar is not None:
+            left = progress.elapsed * (1.0 - share) / share if share > 0.002 else None
+            self.bar.update(
+                self.bar.task_ids[0], completed=share, epoch=progress.epoch + (progress.batch > 0), text=self._text(),
+                elapsed=progress.elapsed, left=left,
+            )  # fmt: skip
+
+    def _remember(self, module: PotentialModule) -> None:
+        """Errors of roughly the last twenty steps."""
+        if self._recent is None:
+            self._recent = ErrorSums(module.elements)
+        self._recent.sums = 0.95 * self._recent.sums + module.step_errors.sums
+
+    def _text(self) -> str:
+        train = short(self._recent.report(), "mae") if self._recent is not None else ""
+        row = self.conductor.progress.history[-1] if self.conductor.progress.history else {}
+        valid = {q: {"mae": row[f"valid_{q}_mae"]} for q in ("energy_per_atom", "forces") if f"valid_{q}_mae" in row}
+        return f"train {train}  valid {short(valid, 'mae')}"
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def short(report: dict[str, Any], kind: str) -> str:
+    """Energy and force error of a report as ``E 1.2 meV/atom F 34 meV/A``."""
+    parts = []
+    for quantity, letter, unit in (("energy_per_atom", "E", "meV/atom"), ("forces", "F", "meV/A")):
+        if quantity in report:
+            parts.append(f"{letter} {report[quantity][kind]:.3g} {unit}")
+    return " ".join(parts)

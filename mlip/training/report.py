@@ -1,0 +1,135 @@
+"""What a run says: its data and model before, its errors after; and the evaluation of a model on any file."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ase.data import chemical_symbols
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from mlip.config import RunConfig
+from mlip.data.frame import Frame, count_atoms
+from mlip.data.graph import GraphDataset
+from mlip.models import Potential
+from mlip.training.evaluate import Evaluation, evaluate
+from mlip.training.loader import evaluation_batches, load_batches, to_device
+from mlip.training.prepare import Prepared
+from mlip.training.progress import clock
+from mlip.training.results import results_table, write_results
+from mlip.training.runfolder import RunFolder
+from mlip.training.state import Progress
+
+
+def describe_data(
+    console: Console, data: Prepared, model: Potential, folder: RunFolder | None = None, resumed: bool = False
+) -> None:
+    """Print the sets, E0, scales and the model's size."""
+    sets = {"train": data.train, "valid": data.valid, **data.tests}
+    counts = ", ".join(f"{len(frames)} {name}" for name, frames in sets.items())
+    energies = "  ".join(f"{chemical_symbols[z]} {data.e0[z]:.4f}" for z in data.elements)
+    console.print(f"frames: {counts}", highlight=False)
+    console.print(f"{data.e0_note} (eV): {energies}", highlight=False)
+    for name, report in data.audits.items():
+        for warning in report.warnings:
+            console.print(f"[yellow]{name}: {warning}[/yellow]", highlight=False)
+    console.print(
+        f"force RMS {data.force_rms:.3f} eV/A, {model.avg_num_neighbors:.1f} neighbours within {model.cutoff:g} A; "
+        f"model: {model.num_parameters():,} parameters",
+        highlight=False,
+    )
+    if folder is not None:
+        console.print(f"{'resuming' if resumed else 'writing to'} {folder.path}", highlight=False)
+
+
+def parameter_table(model: nn.Module) -> Table:
+    """Trainable numbers by part of the model, two levels deep."""
+    counts: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        counts[".".join(name.split(".")[:-1][:3]) or name] += parameter.numel()
+    table = Table(title="Model", title_justify="left")
+    table.add_column("part")
+    table.add_column("parameters", justify="right")
+    for name, count in counts.items():
+        table.add_row(name, f"{count:,}")
+    table.add_row("total", f"{sum(counts.values()):,}", style="bold")
+    return table
+
+
+def evaluate_frames(
+    model: Potential, frames: Sequence[Frame], batch_size: int | None = None, collect: bool = True, max_atoms: int = 512
+) -> Evaluation:
+    """Errors (and parity data) of a potential on any frames."""
+    graphs = GraphDataset(frames, model.cutoff, cache_bytes=0)
+    batches = evaluation_batches(count_atoms(frames).tolist(), batch_size, max_atoms)
+    device = next(model.parameters()).device
+    loaded = (to_device(graph, device) for graph in load_batches(graphs, batches))
+    return evaluate(model, loaded, model.elements, collect=collect)
+
+
+def finish(
+    config: RunConfig,
+    data: Prepared,
+    model: Potential,
+    progress: Progress,
+    folder: RunFolder,
+    console: Console,
+    save_model: Callable[..., Any],
+) -> dict[str, Any]:
+    """Write the model, evaluate it on all sets, write tables and plots; returns the content of ``results.json``."""
+    about: dict[str, Any] = {
+        "stopped": progress.finished,
+        "steps": progress.step,
+        "epochs": progress.epoch,
+        "best_epoch": progress.best_epoch,
+        "skipped_steps": progress.skipped,
+        "training_seconds": round(progress.elapsed, 1),
+        "parameters": model.num_parameters(),
+        "e0": data.e0_note,
+    }
+    metadata = {"level_of_theory": data.level_of_theory or "not stated by the data file"}
+    metadata |= {"training": about, "training_data": {"file": Path(config.data.train).name, "sha256": data.fingerprint}}
+    save_model(model, folder.model, metadata)
+    start = time.monotonic()
+    outcomes = {}
+    for name, frames in data.sets().items():
+        outcomes[name] = evaluate_frames(model, frames, config.data.valid_batch_size, config.run.plots)
+    reports = {name: outcome.errors.report() for name, outcome in outcomes.items()}
+    frames_of = {name: len(frames) for name, frames in data.sets().items()}
+    metadata["errors"] = {name: report for name, report in reports.items() if name != "train"}
+    save_model(model, folder.model, metadata)
+    folder.write_log(progress.history)
+    if config.run.plots:
+        from mlip.training.plots import learning_curve, parity_plots
+
+        learning_curve(progress.history, folder.path / "learning_curve.png")
+        parity_plots({name: o.parity for name, o in outcomes.items() if o.parity is not None}, folder.path)
+    about["evaluation_seconds"] = round(time.monotonic() - start, 1)
+    write_results(folder.path, reports, frames_of, about)
+    say_results(console, reports, frames_of)
+    console.print(
+        f"{progress.finished}: {progress.epoch} epochs, {progress.step} steps in {clock(progress.elapsed)}; "
+        f"best at epoch {progress.best_epoch}\nmodel, tables and plots: {folder.path}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return {"errors": reports, "frames": frames_of, **about}
+
+
+def table_width(table: Table) -> int:
+    """Characters that a table needs to stand unfolded."""
+    return Console(width=1000).measure(table).maximum
+
+
+def say_results(console: Console, reports: dict[str, Any], frames: dict[str, int]) -> None:
+    """Print the table of errors; one set after the other where they do not fit side by side."""
+    table = results_table(reports, frames)
+    if console.is_terminal and table_width(table) > console.width:
+        for name, report in reports.items():
+            console.print(results_table({name: report}, frames))
+        return
+    console.print(table, width=max(console.width, table_width(table)), no_wrap=True, crop=False, overflow="ignore")

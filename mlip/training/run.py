@@ -1,0 +1,189 @@
+"""A whole training run: data in, run folder out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from rich.console import Console
+from torch import nn
+
+from mlip.checkpoint import save_model
+from mlip.config import RunConfig
+from mlip.data.frame import count_atoms
+from mlip.data.graph import GraphDataset
+from mlip.errors import ConfigError
+from mlip.models import Potential
+from mlip.training.conductor import Conductor
+from mlip.training.distributed import process_rank
+from mlip.training.evaluate import Evaluation, evaluate
+from mlip.training.loader import BatchStream, evaluation_batches, load_batches, to_device
+from mlip.training.module import PotentialModule
+from mlip.training.prepare import Prepared, new_model, prepare, training_batches, training_graphs
+from mlip.training.progress import LiveProgress
+from mlip.training.report import describe_data, finish
+from mlip.training.runfolder import RunFolder
+from mlip.training.schedule import Budget
+from mlip.training.state import read_checkpoint
+
+
+def train(config: RunConfig, restart: bool = False, console: Console | None = None) -> dict[str, Any]:
+    """Train a potential, or go on with an unfinished run of the same config in ``run.dir``.
+
+    Writes into ``run.dir``: config.yaml, environment.json, log.csv, training.ckpt (the state to resume from),
+    model.safetensors (the weights that were best in validation), results.txt and .json, plots.
+
+    Args:
+        config: a checked config with absolute data paths.
+        restart: start anew where ``run.dir`` holds a run.
+        console: where to report; silent where ``None``.
+
+    Returns:
+        The content of ``results.json``; empty on all but the first process of a parallel run.
+
+    Raises:
+        UserError: what is wrong with config, data or run folder; a loss that is not finite.
+        KeyboardInterrupt: after Ctrl-C; the last checkpoint stays.
+    """
+    budget = Budget(config.training.max_minutes * 60.0 if config.training.max_minutes else None)
+    first = process_rank() == 0
+    console = console if console is not None and first else Console(quiet=True)
+    folder = RunFolder(config.run.dir)
+    resumed = folder.enter(config, restart) if first else folder.checkpoint.exists()
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    torch.manual_seed(config.training.seed)
+    data = prepare(config)
+    model = new_model(config, data)
+    describe_data(console, data, model, folder, resumed)
+    if resumed:
+        _check_fingerprint(folder, data)
+    conductor = fit(config, data, model, folder, budget, console)
+    if not first:
+        return {}
+    model.load_state_dict(conductor.best)
+    return finish(config, data, model.cpu().eval(), conductor.progress, folder, console, save_model)
+
+
+def _check_fingerprint(folder: RunFolder, data: Prepared) -> None:
+    if read_checkpoint(folder.checkpoint)["fingerprint"] != data.fingerprint:
+        raise ConfigError(
+            f"data.train has changed since the run in {folder.path} began; use --restart, or --set run.dir=ANOTHER"
+        )
+
+
+def fit(
+    config: RunConfig, data: Prepared, model: Potential, folder: RunFolder, budget: Budget, console: Console
+) -> Conductor:
+    """Optimise ``model``; the outcome is in the conductor (best weights, progress)."""
+    graphs = training_graphs(config, data, model.cutoff)
+    stream = BatchStream(graphs, training_batches(config, graphs), config.data.num_workers)
+    if folder.checkpoint.exists():
+        place = read_checkpoint(folder.checkpoint)["progress"]
+        stream.start = (place["epoch"], place["batch"])
+        if place["finished"]:
+            return _finished(config, budget, folder, model)
+    module = PotentialModule(model.train(), config, data.elements)
+    conductor = Conductor(
+        config, Validator(config, data, model.cutoff), budget, folder.checkpoint,
+        extra={"fingerprint": data.fingerprint}, final_cost=final_cost(data),
+        on_validation=lambda progress: folder.write_log(progress.history),
+    )  # fmt: skip
+    with quiet_lightning():
+        trainer = make_trainer(config, [conductor, LiveProgress(console, conductor)], folder.path)
+        if trainer.world_size > 1:
+            sampler = training_batches(config, graphs, trainer.global_rank, trainer.world_size)
+            stream.batches = sampler
+        try:
+            trainer.fit(module, stream)
+        except SystemExit as error:
+            if trainer.interrupted:
+                raise KeyboardInterrupt from error
+            raise
+    return conductor
+
+
+def _finished(config: RunConfig, budget: Budget, folder: RunFolder, model: Potential) -> Conductor:
+    """A run that had been trained to the end but was stopped before its results were written."""
+    from mlip.training.state import Progress
+
+    content = read_checkpoint(folder.checkpoint)
+    conductor = Conductor(config, lambda _: evaluate(model, [], model.elements), budget, folder.checkpoint)
+    conductor.progress, conductor.best = Progress(**content["progress"]), content["best"]
+    return conductor
+
+
+class Validator:
+    """Evaluates a model on this process' share of the validation batches, which are kept in memory."""
+
+    def __init__(self, config: RunConfig, data: Prepared, cutoff: float):
+        self.config, self.elements = config, data.elements
+        self.graphs = GraphDataset(data.valid, cutoff, cache_bytes=int(config.data.cache_mb * 2**20))
+        self.batches = evaluation_batches(self.graphs.num_atoms.tolist(), config.data.valid_batch_size)
+        self._kept: list[dict[str, Any]] | None = None
+
+    def __call__(self, model: nn.Module) -> Evaluation:
+        from mlip.training.distributed import is_parallel
+
+        parallel = is_parallel()
+        rank = torch.distributed.get_rank() if parallel else 0
+        world = torch.distributed.get_world_size() if parallel else 1
+        device = next(model.parameters()).device
+        mine = self.batches[rank::world]
+        if self._kept is None and int(self.graphs.num_atoms.sum()) <= 200_000:
+            self._kept = list(load_batches(self.graphs, mine))
+        source = self._kept if self._kept is not None else load_batches(self.graphs, mine, self.config.data.num_workers)
+        batches = (to_device(graph, device) for graph in source)
+        return evaluate(model, batches, self.elements, loss=self.config.loss, stress=True)
+
+
+def final_cost(data: Prepared) -> float:
+    """Atoms of the final evaluation over atoms of the validation set."""
+    atoms = sum(int(count_atoms(frames).sum()) for frames in data.sets().values())
+    return atoms / max(1, int(count_atoms(data.valid).sum()))
+
+
+def make_trainer(config: RunConfig, callbacks: list[Any], folder: Path) -> Trainer:
+    """A bare Lightning trainer: one endless epoch, no files, no bars of its own."""
+    options = config.training
+    parallel = options.devices > 1
+    strategy: Any = "auto"
+    if parallel:
+        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+    return Trainer(
+        accelerator=options.accelerator if options.accelerator != "auto" else _accelerator(options.precision),
+        devices=options.devices, strategy=strategy, plugins=None if parallel else [LightningEnvironment()],
+        max_epochs=1, callbacks=callbacks, default_root_dir=str(folder), logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
+        use_distributed_sampler=False, inference_mode=False,
+    )  # fmt: skip
+
+
+def _accelerator(precision: str) -> str:
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Within, Lightning neither prints tips nor warns about choices that are made on purpose; after, as before."""
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric", "pytorch.utilities")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning.*")
+            warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+            warnings.filterwarnings("ignore", message=".*find_unused_parameters=True was specified.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,96 @@
+"""All that a stopped run needs to go on exactly where it was, in one file of plain tensors and containers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlip.errors import CheckpointError
+from mlip.files import atomic_path
+from mlip.training.ema import WeightAverage
+
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        step: optimiser steps done. epoch, batch: place of the next batch in the stream.
+        elapsed: seconds of wall time used by all parts of the run.
+        lr: rate of the last step. skipped: steps left out for a gradient that was not finite.
+        best_value: best validation so far of the monitored number (eV or loss units). best_epoch: when it was reached.
+        stale: validations without improvement since then.
+        history: one row of numbers a validation, as in ``log.csv``.
+        finished: why the run ended (empty while it runs).
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    elapsed: float = 0.0
+    lr: float = 0.0
+    skipped: int = 0
+    best_value: float = float("inf")
+    best_epoch: int = 0
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    finished: str = ""
+
+
+def save_checkpoint(
+    path: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+    best: dict[str, Tensor],
+    progress: Progress,
+    extra: dict[str, Any],
+) -> None:
+    """Write a training checkpoint atomically: weights, average, best so far, optimiser, place, random state."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "model": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.state_dict(),
+        "best": best,
+        "progress": asdict(progress),
+        "random": torch.get_rng_state(),
+        **extra,
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a training checkpoint (``weights_only``: a stranger's file cannot run code).
+
+    Raises:
+        CheckpointError: damaged or of another format version.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        version = int(content["format_version"])
+    except Exception as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); start anew with --restart") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: written by another version (format {version}, this one has {FORMAT_VERSION}); use --restart"
+        )
+    return content
+
+
+def restore(
+    content: dict[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
+) -> tuple[Progress, dict[str, Tensor]]:
+    """Put a checkpoint's content back in place; returns the progress and the best weights."""
+    module.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    average.load_state_dict(content["average"])
+    torch.set_rng_state(content["random"])
+    return Progress(**content["progress"]), content["best"]
