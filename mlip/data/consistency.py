@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlip.data.frame import Frame
+from mlip.data.geometry import short_cutoff
+from mlip.data.neighbors import neighbor_list
 
 MAX_FRAMES = 400
 MAX_GROUP = 100
-MAX_COMPARISONS = 6_000
 MAX_RMSD = 0.6
 """Angstrom; pairs further apart say too little."""
 FORCE_SLOPE = (0.08, 6.0)
@@ -117,9 +118,7 @@ def _closest_contact(frame: Frame) -> tuple[float, float] | None:
     """Closest contact below 1.1 sums of covalent radii: its length over that sum, its repulsion in eV/Angstrom."""
     from ase.data import covalent_radii
 
-    from mlip.data.neighbors import neighbor_list
-
-    edge_index, shifts = neighbor_list(frame.positions, frame.cell, frame.pbc, 3.5)
+    edge_index, shifts = neighbor_list(frame.positions, frame.cell, frame.pbc, short_cutoff(frame))
     sender, receiver = edge_index
     vectors = frame.positions[sender] - frame.positions[receiver] + shifts @ frame.cell
     lengths = np.linalg.norm(vectors, axis=1)
@@ -160,59 +159,74 @@ def _pairs(sample: PairSample, strained: bool) -> tuple[np.ndarray, np.ndarray]:
 
     For strained pairs the work is the stress's, and the forces' work is taken off the energy difference.
     """
-    work, difference = [], []
-    groups = sample.groups
-    size = max(20, int(np.sqrt(MAX_COMPARISONS / max(1, len(groups)))))
-    for group in groups:
-        group = group[:size]
+    found = []
+    for frames in sample.groups:
         if strained:
-            group = [frame for frame in group if frame.stress is not None and frame.pbc.all() and frame.volume > 0]
-        for a in group:
-            best: tuple[float, float, float] | None = None
-            for b in group:
-                if a is not b:
-                    found = _strained_pair(a, b) if strained else _equal_cell_pair(a, b)
-                    if found is not None and found[0] < (best[0] if best else MAX_RMSD):
-                        best = found
-            if best is not None:
-                work.append(best[1])
-                difference.append(best[2])
-    return np.array(work), np.array(difference)
+            frames = [frame for frame in frames if _has_stress(frame)]
+        if len(frames) < 2:
+            continue
+        group = _Group(frames)
+        for index in range(len(frames)):
+            distance, work, difference = group.strained(index) if strained else group.equal_cell(index)
+            best = int(np.argmin(distance))
+            if distance[best] < MAX_RMSD:
+                found.append((work[best], difference[best]))
+    work, difference = np.array(found).reshape(-1, 2).T
+    return work, difference
 
 
-def _equal_cell_pair(a: Frame, b: Frame) -> tuple[float, float, float] | None:
-    """RMS displacement, work of the forces, energy difference; ``None`` if cells differ or nothing moved."""
-    assert a.energy is not None and b.energy is not None and a.forces is not None and b.forces is not None
-    if a.pbc.any():
-        if not np.allclose(a.cell, b.cell, atol=1e-4):
-            return None
-        move = _minimum_image(b.positions - a.positions, a.cell, a.pbc)
-        forces = b.forces
-    else:
-        here, there = a.positions - a.positions.mean(axis=0), b.positions - b.positions.mean(axis=0)
-        rotation = _rotation(here, there)
-        move, forces = there @ rotation - here, b.forces @ rotation
-    distance = float(np.sqrt((move**2).sum(axis=1).mean()))
-    if distance < 1e-5:
-        return None
-    return distance, float(-0.5 * ((a.forces + forces) * move).sum()), b.energy - a.energy
+def _has_stress(frame: Frame) -> bool:
+    return frame.stress is not None and bool(frame.pbc.all() and frame.volume > 0 and np.isfinite(frame.stress).all())
 
 
-def _strained_pair(a: Frame, b: Frame) -> tuple[float, float, float] | None:
-    """RMS displacement beside the strain, work of the stress, energy difference less the forces' work."""
-    assert a.energy is not None and b.energy is not None and a.forces is not None and b.forces is not None
-    assert a.stress is not None and b.stress is not None
-    gradient = np.linalg.solve(a.cell, b.cell)
-    strain = (gradient + gradient.T) / 2 - np.eye(3)
-    if not 1e-4 < np.abs(strain).max() < 0.15 or not (np.isfinite(a.stress).all() and np.isfinite(b.stress).all()):
-        return None
-    scaled = b.positions @ np.linalg.inv(b.cell) - a.positions @ np.linalg.inv(a.cell)
-    move = (scaled - np.round(scaled)) @ ((a.cell + b.cell) / 2)
-    move -= move.mean(axis=0)
-    stress = ((a.stress + b.stress) / 2)[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
-    work = float((stress * strain).sum() * (a.volume + b.volume) / 2)
-    other = float(-0.5 * ((a.forces + b.forces) * move).sum())
-    return float(np.sqrt((move**2).sum(axis=1).mean())), work, b.energy - a.energy - other
+class _Group:
+    """Stacked arrays of ``m`` frames of the same ``n`` atoms, to compare one with all others at once.
+
+    The methods return, for each of the ``m`` frames, the root-mean-square displacement from frame ``index`` (Angstrom;
+    infinite where the pair says nothing), the work on the way there and the energy difference (eV).
+    """
+
+    def __init__(self, frames: list[Frame]):
+        self.energy = np.array([frame.energy for frame in frames])
+        self.positions = np.stack([frame.positions for frame in frames])
+        self.forces = np.stack([frame.forces for frame in frames if frame.forces is not None])
+        self.cell = np.stack([frame.cell for frame in frames])
+        self.pbc = np.asarray(frames[0].pbc, dtype=bool)
+        if all(frame.stress is not None for frame in frames):
+            self.stress = np.stack([frame.stress for frame in frames])  # type: ignore[misc]
+
+    def equal_cell(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs of equal cell, or of molecules turned onto each other; the work is the forces'."""
+        positions, forces = self.positions, self.forces
+        if self.pbc.any():
+            move = _minimum_image(positions - positions[index], self.cell[index], self.pbc)
+            same = np.abs(self.cell - self.cell[index]).max(axis=(1, 2)) < 1e-4
+        else:
+            centred = positions - positions.mean(axis=1, keepdims=True)
+            rotation = _rotations(centred[index], centred)
+            move, forces = centred @ rotation - centred[index], forces @ rotation
+            same = np.ones(len(positions), dtype=bool)
+        distance = np.sqrt((move**2).sum(axis=2).mean(axis=1))
+        work = -0.5 * ((self.forces[index] + forces) * move).sum(axis=(1, 2))
+        return np.where(same & (distance > 1e-5), distance, np.inf), work, self.energy - self.energy[index]
+
+    def strained(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pairs of different cells; the work is the stress's, and the forces' is taken off the energy difference."""
+        cell = self.cell
+        gradient = np.linalg.solve(cell[index], cell)
+        strain = (gradient + np.swapaxes(gradient, 1, 2)) / 2 - np.eye(3)
+        size = np.abs(strain).max(axis=(1, 2))
+        scaled = self.positions @ np.linalg.inv(cell)
+        scaled = scaled - scaled[index]
+        move = (scaled - np.round(scaled)) @ ((cell + cell[index]) / 2)
+        move -= move.mean(axis=1, keepdims=True)
+        stress = ((self.stress + self.stress[index]) / 2)[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+        volume = np.abs(np.linalg.det(cell))
+        work = (stress * strain).sum(axis=(1, 2)) * (volume + volume[index]) / 2
+        other = -0.5 * ((self.forces + self.forces[index]) * move).sum(axis=(1, 2))
+        distance = np.sqrt((move**2).sum(axis=2).mean(axis=1))
+        small = (size > 1e-4) & (size < 0.15)
+        return np.where(small, distance, np.inf), work, self.energy - self.energy[index] - other
 
 
 def _minimum_image(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
@@ -221,8 +235,9 @@ def _minimum_image(vectors: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> np
     return vectors - np.where(pbc, np.round(scaled), 0.0) @ cell
 
 
-def _rotation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Proper rotation ``R`` that brings ``b @ R`` closest to ``a`` (Kabsch)."""
-    u, _, vt = np.linalg.svd(b.T @ a)
-    sign = np.sign(np.linalg.det(u @ vt)) or 1.0
-    return (u * [1.0, 1.0, sign]) @ vt
+def _rotations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Proper rotations ``R[m]`` that bring each ``b[m] @ R[m]`` closest to ``a`` (Kabsch)."""
+    u, _, vt = np.linalg.svd(np.swapaxes(b, 1, 2) @ a)
+    sign = np.where(np.linalg.det(u @ vt) < 0, -1.0, 1.0)
+    u[:, :, 2] *= sign[:, None]
+    return u @ vt

@@ -22,7 +22,7 @@ class DistanceSurvey:
         shortest: the shortest distance in each frame, Angstrom.
         typical: median nearest-neighbour distance of each frame, Angstrom (infinite beyond :data:`MAX_DISTANCE`).
         relative: the same over the sum of covalent radii.
-        light: share of H, B, C, N, O, F atoms in each frame.
+        light: share of H, B, C, N, O, F atoms in each frame of three atoms or more, else 0.
     """
 
     frames: int = 0
@@ -37,14 +37,15 @@ class DistanceSurvey:
         """Look at one frame."""
         if len(frame) < 2 or not np.isfinite(frame.positions).all():
             return
-        distance, relative = nearest_neighbors(frame, 3.5)
+        distance, relative = nearest_neighbors(frame, short_cutoff(frame))
         if not np.isfinite(np.median(distance)):
             distance, relative = nearest_neighbors(frame, MAX_DISTANCE)
         self.frames += 1
         self.shortest.append(float(distance.min()))
         self.typical.append(float(np.median(distance)))
         self.relative.append(float(np.median(relative)))
-        self.light.append(float(np.isin(frame.atomic_numbers, (1, 5, 6, 7, 8, 9)).mean()))
+        light = np.isin(frame.atomic_numbers, (1, 5, 6, 7, 8, 9)).mean() if len(frame) > 2 else 0.0  # no dimer scans
+        self.light.append(float(light))
         if distance.min() < self.closest:
             self.closest, self.closest_frame = float(distance.min()), name
 
@@ -73,6 +74,13 @@ class DistanceSurvey:
         if self.frames and np.median(self.relative) > 1.6:
             return f"positions: nearest neighbours are {np.median(self.relative):.2f} covalent bonds away; right unit?"
         return None
+
+
+def short_cutoff(frame: Frame) -> float:
+    """A cutoff that reaches the nearest neighbours: 3.5 Angstrom, less for impossibly dense crystals."""
+    if np.all(frame.pbc) and frame.volume > 0:
+        return float(min(3.5, 4.0 * (frame.volume / len(frame)) ** (1 / 3)))
+    return 3.5
 
 
 def nearest_neighbors(frame: Frame, cutoff: float) -> tuple[np.ndarray, np.ndarray]:

@@ -127,7 +127,7 @@ class AtomsReader:
 
     def _extras(self, scalars: dict[str, Any]) -> dict[str, Any]:
         """Further numbers and strings of a frame, kept under their names."""
-        skip = {*_CHARGE, *_MULTIPLICITY, "spin", "id", "free_energy", "magmom", *SCHEMA}
+        skip = {*_CHARGE, *_MULTIPLICITY, "spin", "id", "free_energy", "magmom", "unique_id", *SCHEMA}
         extras = {}
         for name, value in scalars.items():
             plain = value.item() if isinstance(value, np.generic) else value

@@ -10,7 +10,7 @@ import re
 from typing import Any, Literal
 
 from ase import units as ase_units
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from mlip.errors import DataError
 
@@ -141,8 +141,9 @@ class Units(BaseModel):
             fields[name.strip()] = value.strip()
         try:
             return cls.model_validate(fields)
-        except ValueError as error:
-            raise DataError("units: " + "; ".join(line["msg"] for line in error.errors())) from None  # type: ignore[attr-defined]
+        except ValidationError as error:
+            lines = [str(line["msg"]).removeprefix("Value error, ") for line in error.errors()]
+            raise DataError("units: " + "; ".join(lines)) from None
 
 
 class LabelKeys(BaseModel):

@@ -15,7 +15,7 @@ from mlip.errors import DataError
 from mlip.files import atomic_path
 
 _BLOCK_FRAMES = 512
-_BLOCK_VALUES = 4_000_000  # flush after this many buffered numbers (32 MB)
+_BLOCK_VALUES = 1_000_000  # flush after this many buffered numbers (8 MB)
 _TEXT = h5py.string_dtype()
 
 
