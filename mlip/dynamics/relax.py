@@ -76,7 +76,9 @@ def relax(
 
     Raises:
         ConfigError: unknown optimiser, impossible ``fmax`` or ``max_steps``.
-        StructureError: ``cell`` for a structure that is not periodic in three directions.
+        StructureError: ``cell`` for a structure that is not periodic in three directions; a structure that cannot be
+            evaluated.
+        SimulationError: a structure on the way cannot be evaluated.
     """
     names = {name.lower(): name for name in OPTIMIZERS} | {"auto": "BFGS" if len(atoms) <= 100 else "FIRE2"}
     if optimizer.lower() not in names:
@@ -90,13 +92,18 @@ def relax(
     if calculator is not None:
         atoms.calc = calculator
     started = time.perf_counter()
-    before = float(atoms.get_potential_energy())
+    before = float(atoms.get_potential_energy())  # a structure that is wrong from the start says so here
     target = FrechetCellFilter(atoms, scalar_pressure=pressure * units.GPa) if cell else atoms
     dynamics = OPTIMIZERS[names[optimizer.lower()]](target, logfile=None)
     observer = _Observer(atoms, dynamics, cell, pressure, trajectory, log, report)
     dynamics.attach(observer)
     try:
         converged = bool(dynamics.run(fmax=fmax, steps=max_steps))
+    except StructureError as error:
+        raise SimulationError(
+            f"the relaxation went astray after step {dynamics.nsteps}: {error}; start closer to a minimum, try "
+            "--optimizer FIRE, or use a model trained on such structures"
+        ) from error
     finally:
         observer.close()
     largest, stress = observer.measure()

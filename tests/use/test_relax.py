@@ -5,7 +5,7 @@ from __future__ import annotations
 import ase.io
 import numpy as np
 import pytest
-from ase import units
+from ase import Atoms, units
 from ase.build import bulk
 from rich.console import Console
 from toy_potential import ToyPotential
@@ -45,6 +45,15 @@ def test_cell_relaxation_meets_the_pressure(calculator):
 def test_not_converged_is_said(cluster, calculator):
     result = relax(cluster, calculator, fmax=1e-6, max_steps=2)
     assert not result.converged and result.steps == 2 and result.fmax > 1e-6
+
+
+def test_going_astray_is_told_from_a_bad_start():
+    """The minimum lies at 2.6 Angstrom, where this calculator lets no two atoms come."""
+    strict = MLIPCalculator(ToyPotential(), min_distance=2.8)
+    with pytest.raises(SimulationError, match="went astray after step"):
+        relax(Atoms("Cu2", [[0, 0, 0], [0, 0, 3.2]]), strict)
+    with pytest.raises(StructureError, match="Angstrom apart"):
+        relax(Atoms("Cu2", [[0, 0, 0], [0, 0, 2.7]]), strict)
 
 
 def test_trajectory_and_log_agree(cluster, calculator, tmp_path):
