@@ -60,6 +60,7 @@ def build(
     e0: Mapping[int, float] | None = None,
     energy_scale: float = 1.0,
     avg_num_neighbors: float | None = None,
+    bonding_energy: Mapping[int, float] | None = None,
     dtype: str | torch.dtype = "float32",
     seed: int | None = None,
 ) -> Potential:
@@ -71,6 +72,7 @@ def build(
         e0: energy of the isolated atom by atomic number, eV; zero where absent.
         energy_scale: scale of the atomic energies that the network adds, eV (the RMS force is a good choice).
         avg_num_neighbors: mean number of neighbours within the cutoff; 16 if not known.
+        bonding_energy: where the learned energy of an atom starts, by atomic number, eV relative to ``e0``; zero where absent.
         dtype: ``float32`` or ``float64``.
         seed: seed of the initial weights; the global random state stays untouched when it is given.
     """
@@ -78,5 +80,5 @@ def build(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        model = Potential(parsed, numbers, e0, energy_scale, avg_num_neighbors or 16.0)
+        model = Potential(parsed, numbers, e0, energy_scale, avg_num_neighbors or 16.0, bonding_energy)
     return model.to(parse_dtype(dtype)).eval()

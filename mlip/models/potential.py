@@ -18,15 +18,20 @@ MAX_Z = 118
 
 
 class EnergyHead(nn.Module):
-    """E_i = E0(Z_i) + s MLP(h_i scalars); sums in float64."""
+    """E_i = E0(Z_i) + s (b(Z_i) + MLP(h_i scalars)); sums in float64.
+
+    b starts at the mean bonding energy of each element (from the training set), so that the network begins with what is left.
+    """
 
     e0: Tensor
     energy_scale: Tensor
 
-    def __init__(self, channels: int, hidden: int, e0: Sequence[float], energy_scale: float) -> None:
+    def __init__(
+        self, channels: int, hidden: int, e0: Sequence[float], energy_scale: float, shift: Sequence[float]
+    ) -> None:
         super().__init__()
-        last = nn.Linear(hidden, 1)
-        nn.init.zeros_(last.bias)
+        last = nn.Linear(hidden, 1, bias=False)
+        self.bias = nn.Parameter(torch.tensor(shift) / energy_scale)
         self.network = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), last)
         self.register_buffer("e0", torch.tensor(e0, dtype=torch.float64))
         self.register_buffer("energy_scale", torch.tensor(energy_scale, dtype=torch.float64))
@@ -40,7 +45,8 @@ class EnergyHead(nn.Module):
 
     def forward(self, scalars: Tensor, species: Tensor) -> Tensor:
         """Scalars ``[N, C]`` -> atomic energies ``[N]``, eV, float64."""
-        return self.e0.index_select(0, species) + self.energy_scale * self.network(scalars).squeeze(1).double()
+        learned = self.network(scalars).squeeze(1).double() + self.bias.index_select(0, species).double()
+        return self.e0.index_select(0, species) + self.energy_scale * learned
 
 
 class Potential(nn.Module):
@@ -60,6 +66,7 @@ class Potential(nn.Module):
         e0: Mapping[int, float] | None = None,
         energy_scale: float = 1.0,
         avg_num_neighbors: float = 16.0,
+        bonding_energy: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -70,10 +77,8 @@ class Potential(nn.Module):
         index[torch.tensor(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("species_of_z", index, persistent=False)
         self.backbone = Backbone(config, len(self.elements), self.avg_num_neighbors)
-        e0 = e0 or {}
-        self.head = EnergyHead(
-            config.channels, config.readout_hidden, [float(e0.get(z, 0.0)) for z in self.elements], energy_scale
-        )
+        reference, shift = ([float((table or {}).get(z, 0.0)) for z in self.elements] for table in (e0, bonding_energy))
+        self.head = EnergyHead(config.channels, config.readout_hidden, reference, energy_scale, shift)
         self.zbl = ZBL() if config.zbl else None
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 from mlip.config import RunConfig
 from mlip.data.audit import AuditReport, audit_frames
 from mlip.data.batching import BudgetBatchSampler
-from mlip.data.e0 import fit_e0, is_isolated_atom, isolated_atom_energies
+from mlip.data.e0 import CompositionSums, fit_e0, is_isolated_atom, isolated_atom_energies
 from mlip.data.frame import Frame, FrameSubset, count_atoms
 from mlip.data.graph import GraphDataset
 from mlip.data.readers import open_frames
@@ -192,11 +192,21 @@ def training_batches(config: RunConfig, graphs: GraphDataset, rank: int = 0, wor
     )  # fmt: skip
 
 
+def _bonding_sums(frames: Sequence[Frame], e0: dict[int, float]) -> CompositionSums:
+    """Energies relative to ``e0``, summed by composition."""
+    sums = CompositionSums()
+    for frame in frames:
+        if frame.energy is not None:
+            sums.add(replace(frame, energy=frame.energy - sum(e0[int(z)] for z in frame.atomic_numbers)))
+    return sums
+
+
 def new_model(config: RunConfig, prepared: Prepared) -> Potential:
     """The untrained potential, scaled to the training set."""
     fields = config.model.resolve()
     graphs = GraphDataset(subset(prepared.train, SCALE_FRAMES), fields.cutoff, cache_bytes=0)
+    bonding, _ = _bonding_sums(prepared.train, prepared.e0).fit(prepared.elements)
     return build(
         fields, prepared.elements, e0=prepared.e0, energy_scale=prepared.force_rms,
-        avg_num_neighbors=graphs.avg_num_neighbors, dtype=config.training.precision, seed=config.training.seed,
+        avg_num_neighbors=graphs.avg_num_neighbors, bonding_energy=bonding, dtype=config.training.precision, seed=config.training.seed,
     )  # fmt: skip
