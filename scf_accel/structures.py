@@ -228,12 +228,12 @@ def is_near_duplicate(positions: np.ndarray, others: Iterable[np.ndarray]) -> bo
     )
 
 
-def has_clash(structure: Structure, closest: float = 0.55) -> bool:
+def has_clash(numbers: np.ndarray, positions: np.ndarray, closest: float = 0.55) -> bool:
     """Whether two atoms are nearer than ``closest`` times the sum of their covalent radii: no sensible label there."""
     from ase.data import covalent_radii
 
-    radii = covalent_radii[structure.numbers]
-    distances = np.linalg.norm(structure.positions[:, None] - structure.positions[None], axis=-1)
+    radii = covalent_radii[numbers]
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     return bool((distances < closest * (radii[:, None] + radii[None])).any())
 
@@ -290,7 +290,7 @@ def _group_jobs(
             same = seen.setdefault((structure.molecule, np.asarray(structure.numbers, dtype=np.int64).tobytes()), [])
             if is_near_duplicate(structure.positions, same):
                 left_out.append(f"{structure.molecule} ({structure.origin}): near-duplicate of another copy")
-            elif structure.origin != "given" and has_clash(structure):
+            elif structure.origin != "given" and has_clash(structure.numbers, structure.positions):
                 left_out.append(f"{structure.molecule} ({structure.origin}): two atoms clash")
             else:
                 same.append(structure.positions)

@@ -51,7 +51,7 @@ def test_copies_move_and_keep_the_molecule(tmp_path):
         shift = np.abs(copy.structure.positions - base.structure.positions)
         assert 0.02 < shift.max() < 1.5
         np.testing.assert_array_equal(copy.structure.numbers, base.structure.numbers)
-        assert not has_clash(copy.structure)
+        assert not has_clash(copy.structure.numbers, copy.structure.positions)
     assert [c.structure.origin.split()[0] for c in copies] == ["gaussian", "langevin", "langevin"]
 
 

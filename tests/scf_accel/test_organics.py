@@ -1,0 +1,89 @@
+"""The shipped set datasets/organics is what its README says."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlip.data.hdf5 import HDF5Frames
+from scf_accel.fitting import auxiliary_charges, make_auxmol
+from scf_accel.labels import LabelSettings, make_molecule
+from scf_accel.structures import has_clash, is_near_duplicate, structure_from_smiles
+
+FOLDER = Path(__file__).parents[2] / "datasets" / "organics"
+ELEMENTS = {1, 6, 7, 8, 9, 15, 16, 17}
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return HDF5Frames(FOLDER / "organics.h5")
+
+
+def test_labels_are_complete_and_of_one_theory(frames):
+    theory = frames.attrs["level_of_theory"]
+    assert {name: theory[name] for name in LabelSettings().as_dict()} == LabelSettings().as_dict()
+    assert frames.attrs["licence"] == "CC0-1.0" and theory["density_metric"] == "coulomb"
+    assert len({frame.id for frame in frames}) == len(frames)
+    for frame in frames:
+        assert np.isfinite(frame.energy) and np.isfinite(frame.forces).all()
+        assert np.isfinite(frame.density_coefficients).all()
+        assert np.abs(frame.forces.sum(axis=0)).max() < 1e-4  # float32 storage
+        assert len(frame) <= 20 and set(frame.atomic_numbers.tolist()) <= ELEMENTS
+        assert not frame.pbc.any()
+
+
+def test_every_element_has_its_isolated_atom_and_the_set_is_diverse(frames):
+    atoms = {int(frame.atomic_numbers[0]): frame for frame in frames if len(frame) == 1}
+    assert set(atoms) == ELEMENTS
+    assert {z: frame.spin for z, frame in atoms.items()} == {1: 1, 6: 2, 7: 3, 8: 2, 9: 1, 15: 3, 16: 2, 17: 1}
+    for frame in frames:  # every molecule is bound, or nearly so where it is strongly distorted
+        assert frame.energy < sum(atoms[int(z)].energy for z in frame.atomic_numbers) + 3.0
+    molecules = set(frames.frame_extra("molecule"))
+    assert "CCO" in molecules and len(molecules) > 60
+    for element in ELEMENTS:
+        assert sum(element in frame.atomic_numbers for frame in frames) > 30
+
+
+def test_no_near_duplicates_and_no_clashes(frames):
+    seen = defaultdict(list)
+    for frame in frames:
+        key = frame.extras["molecule"]
+        assert not is_near_duplicate(frame.positions, seen[key])
+        seen[key].append(frame.positions)
+        assert not has_clash(frame.atomic_numbers, frame.positions)
+
+
+def test_density_coefficients_count_the_electrons(frames):
+    """Also a check of the order of the coefficients: the s functions must sit where the basis says."""
+    for index in range(0, len(frames), max(1, len(frames) // 25)):
+        frame = frames[index]
+        mol = make_molecule(frame.atomic_numbers, frame.positions, frame.charge, frame.spin, LabelSettings())
+        charges = auxiliary_charges(make_auxmol(mol))
+        assert len(charges) == len(frame.density_coefficients)
+        assert charges @ frame.density_coefficients == pytest.approx(mol.nelectron, rel=2e-3)
+
+
+def test_a_stored_label_is_reproduced(frames):
+    """One small frame is labelled again: the file, its theory and today's code agree."""
+    from scf_accel.labels import compute_labels
+
+    index = next(k for k, name in enumerate(frames.frame_extra("molecule")) if name == "O")
+    frame = frames[index]
+    labels = compute_labels(frame.atomic_numbers, frame.positions, frame.charge, frame.spin, LabelSettings())
+    assert labels.energy == pytest.approx(frame.energy, abs=1e-5)
+    np.testing.assert_allclose(labels.forces, frame.forces, atol=1e-3)
+    np.testing.assert_allclose(labels.density_coefficients, frame.density_coefficients, atol=1e-4)
+
+
+def test_geometries_follow_from_the_committed_list(frames):
+    from rdkit import Chem
+
+    listed = {Chem.CanonSmiles(line) for line in (FOLDER / "molecules.smi").read_text().splitlines() if line[0] != "#"}
+    assert set(frames.frame_extra("molecule")) <= listed
+    k = next(k for k, f in enumerate(frames) if f.extras["molecule"] == "O" and f.extras["origin"] == "mmff")
+    again = structure_from_smiles("O", Chem.AddHs(Chem.MolFromSmiles("O")), 0)
+    ours, theirs = (np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (again.positions, frames[k].positions))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
