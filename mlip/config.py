@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mlip.data.units import LabelKeys, Units
+from mlip.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlip.models import ModelConfig
@@ -225,7 +226,13 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def preset_fields(name: str) -> dict[str, Any]:
-    """The fields of a named model preset."""
-    from mlip.models import preset
+    """The fields of a named model preset.
 
+    Raises:
+        ConfigError: no such preset.
+    """
+    from mlip.models import PRESETS, preset
+
+    if name not in PRESETS:
+        raise ConfigError(f"model.preset: unknown preset {name!r}; allowed: {', '.join(PRESETS)}")
     return preset(name).model_dump()

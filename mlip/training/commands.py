@@ -74,7 +74,7 @@ def info_command(model_name: str) -> None:
 
     header = read_header(model_name)
     metadata = dict(header.pop("metadata", None) or {})
-    errors = metadata.pop("errors", None)
+    errors, frames = metadata.pop("errors", None), metadata.pop("frames", {})
     header["elements"] = " ".join(chemical_symbols[int(z)] for z in header["elements"])
     header["e0"] = {chemical_symbols[int(z)]: energy for z, energy in header["e0"].items()}
     table = Table(title=str(find_model(model_name)), title_justify="left", show_header=False)
@@ -88,7 +88,7 @@ def info_command(model_name: str) -> None:
     if errors:
         from mlip.training.report import say_results
 
-        say_results(console, errors, {n: max((q["count"] for q in r.values()), default=0) for n, r in errors.items()})
+        say_results(console, errors, {name: frames.get(name, 0) for name in errors})
 
 
 def _leaves(key: str, value: Any) -> list[tuple[str, Any]]:

@@ -11,8 +11,8 @@ from mlip.config import RunConfig
 from mlip.training.losses import TERMS, loss_sums, total_loss
 from mlip.training.optimizer import make_optimizer
 from mlip.training.prepare import new_model, prepare, training_batches, training_graphs
-from mlip.training.progress import clock
 from mlip.training.report import describe_data, parameter_table
+from mlip.training.results import clock
 
 TIMED_STEPS, TIMED_SECONDS = 12, 20.0
 

@@ -12,6 +12,7 @@ from ase.data.colors import jmol_colors
 from ase.units import GPa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from mlip.files import atomic_path
 from mlip.training.evaluate import Parity
@@ -50,6 +51,9 @@ def learning_curve(rows: Sequence[dict[str, float]], path: Path) -> Path:
     axes[-1].set_ylabel("learning rate")
     for axis in axes:
         axis.set_yscale("log")
+        if axis is not axes[-1]:
+            axis.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(2, 1)))
+            axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 1)))
         axis.set_xlabel(f"wall time ({'min' if minutes else 's'})")
         axis.grid(alpha=0.3, which="both", lw=0.4)
     return save(figure, path)
@@ -76,7 +80,7 @@ def _parity_energy(parities: dict[str, Parity], path: Path) -> Path:
     sets = {name: _joined(parity.energy) for name, parity in parities.items() if parity.energy}
     shift = float(np.mean(next(iter(sets.values()))[0]))
     shifted = {name: values - shift for name, values in sets.items()}
-    return _by_set(shifted, f"energy − ({shift:.3f} eV/atom)", "eV/atom", "meV/atom", 1000.0, path)
+    return _by_set(shifted, f"energy minus {shift:.3f}", "eV/atom", "meV/atom", 1000.0, path)
 
 
 def _by_set(sets: dict[str, np.ndarray], what: str, unit: str, error_unit: str, scale: float, path: Path) -> Path:

@@ -192,21 +192,23 @@ def training_batches(config: RunConfig, graphs: GraphDataset, rank: int = 0, wor
     )  # fmt: skip
 
 
-def _bonding_sums(frames: Sequence[Frame], e0: dict[int, float]) -> CompositionSums:
-    """Energies relative to ``e0``, summed by composition."""
-    sums = CompositionSums()
-    for frame in frames:
-        if frame.energy is not None:
-            sums.add(replace(frame, energy=frame.energy - sum(e0[int(z)] for z in frame.atomic_numbers)))
-    return sums
+def bonding_energies(prepared: Prepared) -> dict[int, float]:
+    """Mean energy per atom of each element relative to E0, eV, by least squares; empty where there are no energies."""
+    sums, known = CompositionSums(), False
+    for frame in prepared.train:
+        if frame.energy is not None and np.isfinite(frame.energy):
+            bonding = frame.energy - sum(prepared.e0[int(z)] for z in frame.atomic_numbers)
+            sums.add(replace(frame, energy=bonding))
+            known = True
+    return sums.fit(prepared.elements)[0] if known else {}
 
 
 def new_model(config: RunConfig, prepared: Prepared) -> Potential:
     """The untrained potential, scaled to the training set."""
     fields = config.model.resolve()
     graphs = GraphDataset(subset(prepared.train, SCALE_FRAMES), fields.cutoff, cache_bytes=0)
-    bonding, _ = _bonding_sums(prepared.train, prepared.e0).fit(prepared.elements)
     return build(
         fields, prepared.elements, e0=prepared.e0, energy_scale=prepared.force_rms,
-        avg_num_neighbors=graphs.avg_num_neighbors, bonding_energy=bonding, dtype=config.training.precision, seed=config.training.seed,
+        avg_num_neighbors=graphs.avg_num_neighbors, bonding_energy=bonding_energies(prepared),
+        dtype=config.training.precision, seed=config.training.seed,
     )  # fmt: skip

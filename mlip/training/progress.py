@@ -13,6 +13,7 @@ from rich.text import Text
 from mlip.training.conductor import Conductor
 from mlip.training.metrics import ErrorSums
 from mlip.training.module import PotentialModule
+from mlip.training.results import clock, short
 
 LINE_EVERY = 5.0
 """Seconds between plain lines where there is no terminal."""
@@ -24,12 +25,6 @@ class _TimeLeft(ProgressColumn):
     def render(self, task: Any) -> Text:
         elapsed, left = task.fields.get("elapsed", 0.0), task.fields.get("left")
         return Text(f"{clock(elapsed)} < {'?' if left is None else clock(left)}", style="cyan")
-
-
-def clock(seconds: float) -> str:
-    """``h:mm:ss`` or ``m:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
 class LiveProgress(Callback):
@@ -95,12 +90,3 @@ class LiveProgress(Callback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
-
-
-def short(report: dict[str, Any], kind: str) -> str:
-    """Energy and force error of a report as ``E 1.2 meV/atom F 34 meV/A``."""
-    parts = []
-    for quantity, letter, unit in (("energy_per_atom", "E", "meV/atom"), ("forces", "F", "meV/A")):
-        if quantity in report:
-            parts.append(f"{letter} {report[quantity][kind]:.3g} {unit}")
-    return " ".join(parts)

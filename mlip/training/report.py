@@ -20,8 +20,7 @@ from mlip.models import Potential
 from mlip.training.evaluate import Evaluation, evaluate
 from mlip.training.loader import evaluation_batches, load_batches, to_device
 from mlip.training.prepare import Prepared
-from mlip.training.progress import clock
-from mlip.training.results import results_table, write_results
+from mlip.training.results import clock, results_table, write_results
 from mlip.training.runfolder import RunFolder
 from mlip.training.state import Progress
 
@@ -101,7 +100,7 @@ def finish(
         outcomes[name] = evaluate_frames(model, frames, config.data.valid_batch_size, config.run.plots)
     reports = {name: outcome.errors.report() for name, outcome in outcomes.items()}
     frames_of = {name: len(frames) for name, frames in data.sets().items()}
-    metadata["errors"] = {name: report for name, report in reports.items() if name != "train"}
+    metadata |= {"errors": reports, "frames": frames_of}
     save_model(model, folder.model, metadata)
     folder.write_log(progress.history)
     if config.run.plots:

@@ -19,12 +19,12 @@ _NAMES = {"energy_per_atom": "energy/atom", "energy": "energy", "forces": "force
 
 def results_table(reports: dict[str, Report], frames: dict[str, int]) -> Table:
     """Rows: quantities; columns: MAE and RMSE of each set."""
-    table = Table(title="Errors", title_justify="left")
+    table = Table(title="Errors (number of frames in brackets)", title_justify="left")
     table.add_column("quantity", no_wrap=True)
     table.add_column("unit", no_wrap=True)
     for name in reports:
         table.add_column(f"{name}\nMAE", justify="right", no_wrap=True)
-        table.add_column(f"{frames[name]} frames\nRMSE", justify="right", no_wrap=True)
+        table.add_column(f"({frames[name]})\nRMSE", justify="right", no_wrap=True)
     quantities = list(dict.fromkeys(quantity for report in reports.values() for quantity in report))
     order = ["energy_per_atom", "energy", "forces"]
     quantities.sort(key=lambda q: (order.index(q) if q in order else 4 if q.startswith("stress") else 3))
@@ -37,6 +37,21 @@ def results_table(reports: dict[str, Report], frames: dict[str, int]) -> Table:
             cells += [_number(found["mae"]), _number(found["rmse"])] if found else ["-", "-"]
         table.add_row(label, unit_of(quantity), *cells)
     return table
+
+
+def clock(seconds: float) -> str:
+    """``h:mm:ss`` or ``m:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+
+
+def short(report: Report, kind: str) -> str:
+    """Energy and force error of a report as ``E 1.2 meV/atom F 34 meV/A``."""
+    parts = []
+    for quantity, letter, unit in (("energy_per_atom", "E", "meV/atom"), ("forces", "F", "meV/A")):
+        if quantity in report:
+            parts.append(f"{letter} {report[quantity][kind]:.3g} {unit}")
+    return " ".join(parts)
 
 
 def _number(value: float) -> str:
