@@ -86,6 +86,8 @@ class MDSettings:
                 f"steps {self.steps}, temperature {self.temperature} K and pressure {self.pressure} GPa must be "
                 "finite, and the first two not negative"
             )
+        if self.temperature == 0 and self.ensemble != "nve":
+            raise ConfigError("temperature is 0 K, which a thermostat cannot hold; use nve, or a temperature above 0")
 
     @property
     def integrator(self) -> str:
@@ -226,16 +228,20 @@ class _Run:
         )
         if resume:
             restore_integrator(self.dynamics, arrays)
-        self.frames = FrameWriter(files.trajectory, meta.get("frames"))
-        columns = ["step", "time_ps", "epot_eV", "ekin_eV", "etot_eV", "conserved_eV", "temperature_K"]
-        columns += ["pressure_GPa", "volume_A3"] if self.with_stress else []
-        self.log = CsvLog(files.log, [*columns, "wall_s"], meta.get("log"))
         self.started, self.first_step = time.perf_counter(), self.step
         self.wall = 0.0
+        self.frames_mark, self.log_mark = meta.get("frames"), meta.get("log")
+        self.nothing_written = self.frames_mark is None
+        if not resume:
+            self._write_state()  # before any output: whenever the run is killed there is a state to go on from
+        self.frames = FrameWriter(files.trajectory, self.frames_mark)
+        columns = ["step", "time_ps", "epot_eV", "ekin_eV", "etot_eV", "conserved_eV", "temperature_K"]
+        columns += ["pressure_GPa", "volume_A3"] if self.with_stress else []
+        self.log = CsvLog(files.log, [*columns, "wall_s"], self.log_mark)
 
     def go(self, report: Callable[[int, float, float], None] | None) -> None:
         """Step until the end; write what is due."""
-        if self.resumed_from is None:
+        if self.nothing_written:
             self._write_due()
         while self.step < self.settings.steps:
             try:
@@ -289,6 +295,7 @@ class _Run:
         if step % settings.save_every == 0:
             self.frames.write(snapshot(self.atoms, step=step, time_fs=step * settings.timestep))
         if step % settings.state_every == 0 or step == settings.steps:
+            self.frames_mark, self.log_mark = self.frames.mark, self.log.mark
             self._write_state()
 
     def _row(self) -> dict[str, str]:
@@ -323,8 +330,8 @@ class _Run:
             "step": self.step,
             "freedom": self.freedom,
             "rng": self.rng.bit_generator.state,
-            "frames": self.frames.mark,
-            "log": self.log.mark,
+            "frames": self.frames_mark,
+            "log": self.log_mark,
             "wall": self.wall_before + time.perf_counter() - self.started,
         }
         write_state(self.files.state, arrays, meta)

@@ -92,6 +92,21 @@ def test_killed_and_resumed_equals_uninterrupted(crystal, tmp_path):
     assert content(killed) == content(whole)
 
 
+def test_killed_before_its_first_frame(crystal, tmp_path, monkeypatch):
+    settings, out = replace(KINDS["langevin"], steps=6), tmp_path / "run.extxyz"
+
+    def killed(path, *_):
+        path.write_text("half a fra")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mlip.dynamics.md.FrameWriter", killed)
+        run(crystal, settings, out)
+    run(crystal, settings, out, resume=True)
+    run(crystal, settings, tmp_path / "whole.extxyz")
+    assert content(out) == content(tmp_path / "whole.extxyz")
+
+
 def test_resume_without_its_noise_would_be_caught(crystal, tmp_path, monkeypatch):
     """A Langevin run whose random numbers start over differs: the law above can fail."""
     settings = KINDS["langevin"]
@@ -199,7 +214,8 @@ def test_explosion_stops_and_keeps_the_good_frames(crystal, tmp_path):
 
 
 def test_settings_are_checked(cluster, tmp_path):
-    for change in ({"ensemble": "nph"}, {"timestep": 0.0}, {"thermostat": "x"}, {"steps": -1}, {"temperature": np.nan}):
+    cold = {"ensemble": "nvt", "temperature": 0.0}
+    for change in ({"ensemble": "nph"}, {"timestep": 0.0}, {"thermostat": "x"}, {"steps": -1}, {"pressure": np.nan}, cold):
         with pytest.raises(ConfigError):
             replace(BASE, **change)
     with pytest.raises(StructureError, match="three directions"):
