@@ -159,9 +159,9 @@ def _md_table(summary: MDSummary, settings: MDSettings) -> Table:
     if summary.resumed_from is not None:
         steps += f", resumed from step {summary.resumed_from}"
     table.add_row("steps", steps)
-    table.add_row("mean temperature", f"{summary.mean_temperature:.1f} K")
+    table.add_row("mean temperature, second half", f"{summary.mean_temperature:.1f} K")
     if summary.mean_pressure is not None:
-        table.add_row("mean pressure", f"{summary.mean_pressure:.4f} GPa")
+        table.add_row("mean pressure, second half", f"{summary.mean_pressure:.4f} GPa")
     if summary.drift is not None:
         table.add_row("drift of the conserved energy", f"{summary.drift:.4g} meV/atom/ps")
     if summary.ns_per_day is not None:

@@ -102,9 +102,9 @@ class MDSummary:
     Attributes:
         steps: the last step.
         resumed_from: step that this session started from, or ``None``.
-        mean_temperature: over the rows of the log but the first, K.
+        mean_temperature: over the second half of the log, K.
         drift: slope of the conserved energy, meV/atom/ps; ``None`` for Langevin or less than three rows.
-        mean_pressure: GPa, ``None`` without a full cell.
+        mean_pressure: over the second half of the log, GPa; ``None`` without a full cell.
         ns_per_day: speed of this session; ``None`` if no step was done.
         frames: frames in the trajectory.
         trajectory, log, state: the files.
@@ -267,7 +267,7 @@ class _Run:
     def summary(self) -> MDSummary:
         """Summary of the whole run, read back from its log."""
         table = read_csv(self.files.log)
-        later = slice(1, None) if len(table["step"]) > 1 else slice(None)
+        later = slice(len(table["step"]) // 2, None)
         conserved, drift = table["conserved_eV"], None
         if len(conserved) > 2 and np.isfinite(conserved).all():
             drift = float(np.polyfit(table["time_ps"], conserved - conserved[0], 1)[0]) * 1000 / len(self.atoms)

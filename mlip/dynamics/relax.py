@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,10 @@ def relax(
     observer = _Observer(atoms, dynamics, cell, pressure, trajectory, log, report)
     dynamics.attach(observer)
     try:
-        converged = bool(dynamics.run(fmax=fmax, steps=max_steps))
+        with warnings.catch_warnings():
+            # Of the filter's matrix logarithm: the errors that SciPy estimates are some 1e-12.
+            warnings.filterwarnings("ignore", message="logm result may be inaccurate", category=RuntimeWarning)
+            converged = bool(dynamics.run(fmax=fmax, steps=max_steps))
     except StructureError as error:
         raise SimulationError(
             f"the relaxation went astray after step {dynamics.nsteps}: {error}; start closer to a minimum, try "
