@@ -21,19 +21,24 @@ def process_rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
 
 
+def _meeting_place() -> torch.device:
+    """Where tensors must lie to be exchanged: NCCL takes those of a GPU only."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+
+
 def sum_over_processes(values: Tensor) -> Tensor:
     """The sum of a tensor over all processes (a new tensor)."""
     if not is_parallel():
         return values
-    total = values.clone()
+    total = values.to(_meeting_place(), copy=True)
     dist.all_reduce(total)
-    return total
+    return total.to(values.device)
 
 
 def agree_on_maximum(values: list[float]) -> list[float]:
     """The same numbers on every process: the largest of each."""
     if not is_parallel():
         return values
-    largest = torch.tensor(values, dtype=torch.float64)
+    largest = torch.tensor(values, dtype=torch.float64, device=_meeting_place())
     dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return largest.tolist()

@@ -23,7 +23,7 @@ from mlip.data.graph import GraphDataset
 from mlip.errors import ConfigError
 from mlip.models import Potential
 from mlip.training.conductor import Conductor
-from mlip.training.distributed import process_rank
+from mlip.training.distributed import is_parallel, process_rank
 from mlip.training.evaluate import Evaluation, evaluate
 from mlip.training.loader import BatchStream, evaluation_batches, load_batches, to_device
 from mlip.training.module import PotentialModule
@@ -32,7 +32,7 @@ from mlip.training.progress import LiveProgress
 from mlip.training.report import describe_data, finish
 from mlip.training.runfolder import RunFolder
 from mlip.training.schedule import Budget
-from mlip.training.state import read_checkpoint
+from mlip.training.state import Progress, read_checkpoint
 
 
 def train(config: RunConfig, restart: bool = False, console: Console | None = None) -> dict[str, Any]:
@@ -70,7 +70,8 @@ def train(config: RunConfig, restart: bool = False, console: Console | None = No
     if not first:
         return {}
     model.load_state_dict(conductor.best)
-    return finish(config, data, model.cpu().eval(), conductor.progress, folder, console, save_model)
+    device = "cuda" if _accelerator(config) == "gpu" else "cpu"
+    return finish(config, data, model.to(device).eval(), conductor.progress, folder, console, save_model)
 
 
 def _check_fingerprint(folder: RunFolder, data: Prepared) -> None:
@@ -113,8 +114,6 @@ def fit(
 
 def _finished(config: RunConfig, budget: Budget, folder: RunFolder, model: Potential) -> Conductor:
     """A run that had been trained to the end but was stopped before its results were written."""
-    from mlip.training.state import Progress
-
     content = read_checkpoint(folder.checkpoint)
     conductor = Conductor(config, lambda _: evaluate(model, [], model.elements), budget, folder.checkpoint)
     conductor.progress, conductor.best = Progress(**content["progress"]), content["best"]
@@ -131,8 +130,6 @@ class Validator:
         self._kept: list[dict[str, Any]] | None = None
 
     def __call__(self, model: nn.Module) -> Evaluation:
-        from mlip.training.distributed import is_parallel
-
         parallel = is_parallel()
         rank = torch.distributed.get_rank() if parallel else 0
         world = torch.distributed.get_world_size() if parallel else 1
@@ -159,7 +156,7 @@ def make_trainer(config: RunConfig, callbacks: list[Any], folder: Path) -> Train
     if parallel:
         strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
     return Trainer(
-        accelerator=options.accelerator if options.accelerator != "auto" else _accelerator(options.precision),
+        accelerator=_accelerator(config),
         devices=options.devices, strategy=strategy, plugins=None if parallel else [LightningEnvironment()],
         max_epochs=1, callbacks=callbacks, default_root_dir=str(folder), logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
@@ -167,7 +164,9 @@ def make_trainer(config: RunConfig, callbacks: list[Any], folder: Path) -> Train
     )  # fmt: skip
 
 
-def _accelerator(precision: str) -> str:
+def _accelerator(config: RunConfig) -> str:
+    if config.training.accelerator != "auto":
+        return config.training.accelerator
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
