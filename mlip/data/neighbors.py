@@ -37,6 +37,7 @@ def neighbor_list(
     box = _complete_cell(np.asarray(cell, dtype=np.float64), pbc)
     if len(positions) == 0 or (len(positions) == 1 and not pbc.any()):
         return np.zeros((2, 0), dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
+    positions = _close_gaps(positions, box, pbc, cutoff)
     calculator = NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=num_threads)
     pairs, shifts = calculator.compute(positions, box, pbc, "PS", copy=False)
     edge_index = np.ascontiguousarray(pairs[:, ::-1].T).astype(np.int64)  # vesin: (i, j), D = r_j - r_i + S @ box
@@ -58,3 +59,21 @@ def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
         _, _, rows = np.linalg.svd(periodic if len(periodic) else np.zeros((1, 3)))
         box[~pbc] = rows[len(periodic):]
     return box
+
+
+def _close_gaps(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
+    """``positions`` with empty stretches along the open directions cut to just above the cutoff.
+
+    Open rows of ``box`` are orthonormal and orthogonal to the periodic ones, so atoms on two sides of a gap wider than
+    the cutoff are no neighbours, before or after. Without this a far-flung atom makes vesin fill space with cells.
+    """
+    for axis in box[~pbc]:
+        along = positions @ axis
+        if np.ptp(along) > 50 * cutoff:
+            order = np.argsort(along)
+            gaps = np.diff(along[order])
+            cut = np.cumsum(np.where(gaps > 1.1 * cutoff, gaps - 1.1 * cutoff, 0.0))
+            moved = np.zeros(len(along))
+            moved[order[1:]] = cut
+            positions = positions - moved[:, None] * axis
+    return positions

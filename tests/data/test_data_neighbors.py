@@ -64,6 +64,19 @@ def test_whole_vectors_leave_the_edges_alone():
     np.testing.assert_allclose(vectors(positions), vectors(moved), atol=1e-7)
 
 
+@pytest.mark.parametrize("open_axes", [(0, 1, 2), (0, 1), (2,)])
+def test_far_flung_atoms(open_axes):
+    """An exploded structure is searched at once: clusters 10^5 Angstrom apart keep exactly their own edges."""
+    rng = np.random.default_rng(3)
+    pbc = np.array([axis not in open_axes for axis in range(3)])
+    cell = np.diag([6.0, 7.0, 8.0]) * pbc
+    cluster = rng.random((5, 3)) * 4
+    far = [cluster + 1e5 * k * ~pbc * rng.permutation([1, -2, 3]) for k in range(4)]
+    expected = len(our_edges(cluster, cell, pbc, 3.0))
+    edges = our_edges(np.concatenate(far), cell, pbc, 3.0)
+    assert len(edges) == 4 * expected and all(sender // 5 == receiver // 5 for sender, receiver, *_ in edges)
+
+
 @pytest.mark.parametrize(
     ("positions", "cell", "pbc", "text"),
     [
