@@ -74,7 +74,8 @@ class GridMix(nn.Module):
         self.grid = SphereGrid(l_max, oversampling)
         self.hidden = hidden
         width = hidden if activation == "silu" else 2 * hidden
-        self.first = nn.Parameter(torch.randn(channels, width) / channels**0.5)
+        self.factor = channels**-0.5
+        self.first = nn.Parameter(torch.randn(channels, width))
         self.last = EquivariantLinear(self.l_max_out, hidden, channels)
         if activation == "silu":
             self.bias = nn.Parameter(torch.zeros(width))
@@ -83,7 +84,7 @@ class GridMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, (l_max+1)^2, channels]`` -> ``[N, (l_max_out+1)^2, channels]``."""
-        values = self.grid.to_grid @ (x @ self.first)
+        values = self.grid.to_grid @ (x @ (self.factor * self.first))
         back = self.grid.from_grid[: num_components(self.l_max_out)]
         if self.activation == "silu":
             return self.last(back @ nn.functional.silu(values + self.bias))

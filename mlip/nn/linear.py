@@ -9,16 +9,22 @@ from mlip.nn.irreps import block, num_components
 
 
 class EquivariantLinear(nn.Module):
-    """y[n, m, d] = sum_c x[n, m, c] W_l(m)[c, d], one weight per degree l; initial weights have variance 1/channels_in."""
+    """y[n, m, d] = g / sqrt(channels_in) sum_c x[n, m, c] W_l(m)[c, d], one weight per degree l.
+
+    Weights start with unit variance, the factor stands outside (as in e3nn): one learning rate then means the same relative change
+    in every layer.
+    """
 
     def __init__(self, l_max: int, channels_in: int, channels_out: int, gain: float = 1.0) -> None:
         super().__init__()
         self.l_max = l_max
-        self.weight = nn.Parameter(gain * torch.randn(l_max + 1, channels_in, channels_out) / channels_in**0.5)
+        self.factor = gain / channels_in**0.5
+        self.weight = nn.Parameter(torch.randn(l_max + 1, channels_in, channels_out))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, (l_max+1)^2, channels_in]`` -> ``[N, (l_max+1)^2, channels_out]``."""
-        return torch.cat([x[:, block(l)] @ self.weight[l] for l in range(self.l_max + 1)], dim=1)
+        weight = self.factor * self.weight
+        return torch.cat([x[:, block(l)] @ weight[l] for l in range(self.l_max + 1)], dim=1)
 
 
 class ElementScale(nn.Module):

@@ -38,7 +38,7 @@ class TensorProductConv(ConstantsModule):
     w_p,c(r) = sum_k W[k, p, c] B_k(r) is linear in a radial basis shared by all paths, so the sum over neighbours comes first:
 
         T[i, k, (p, m3), c] = sum_(j, m1) (B_k(r_ij) K_p[m1, m3](ij)) h_j[m1, c]    one batched product per l1 over (j, m1)
-        A[i, m3, c]         = sum_(k, p) W[k, p, c] T[i, k, (p, m3), c]             node-wise
+        A[i, m3, c]         = sum_(k, p) W[k, p, c] T[i, k, (p, m3), c]             node-wise (W / sqrt(num_basis))
 
     where K_p = C_p Y is the edge operator. Nothing of the size edges x paths x channels is ever formed, which on a CPU is what
     costs time. Paths are normalised as in e3nn (component, element): sqrt((2 l3 + 1) / number of paths into l3).
@@ -57,7 +57,7 @@ class TensorProductConv(ConstantsModule):
         self.l_out = l_out
         self.num_basis = num_basis
         self.channels = channels
-        self.weight = nn.Parameter(torch.randn(num_basis, len(self.paths), channels) / num_basis**0.5)
+        self.weight = nn.Parameter(torch.randn(num_basis, len(self.paths), channels))
         self._register_couplings(l_edge)
 
     def _register_couplings(self, l_edge: int) -> None:
@@ -102,7 +102,7 @@ class TensorProductConv(ConstantsModule):
         if degree == 0:
             return h.new_zeros(nodes, num_components(self.l_out), self.channels)
         senders = h.index_select(0, neighbours.reshape(-1)).view(nodes, degree, h.shape[1], self.channels)
-        weight = self.weight.index_select(1, self.path_of_row)
+        weight = (self.num_basis**-0.5 * self.weight).index_select(1, self.path_of_row)
         radial = basis.view(nodes, degree, 1, self.num_basis, 1)
         out = h.new_zeros(())
         for l1, start, stop in self.rows:

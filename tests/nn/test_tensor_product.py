@@ -28,7 +28,7 @@ def e3nn_reference(layer, l_in, l_max, channels, h, harmonics, basis, neighbours
 
     nodes, degree = neighbours.shape
     senders = to_e3nn(h, l_in)[neighbours.reshape(-1)]
-    weights = torch.einsum("ek,kpc->epc", basis.reshape(nodes * degree, -1), layer.weight).flatten(1)
+    weights = torch.einsum("ek,kpc->epc", basis.reshape(nodes * degree, -1), layer.weight / layer.num_basis**0.5).flatten(1)
     messages = product(senders, harmonics.reshape(nodes * degree, -1), weights)
     summed = messages.view(nodes, degree, -1).sum(1)
     parts, start = [], 0
