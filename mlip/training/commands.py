@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mlip.errors import UserError
 
 def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dry_run: bool) -> int:
     """Train, resume or dry-run; returns the exit code (130 after Ctrl-C)."""
+    started = time.monotonic()
     from mlip.training.run import train
     from mlip.training.runfolder import RunFolder
 
@@ -27,7 +29,7 @@ def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dr
         show(config, console)
         return 0
     try:
-        train(config, restart=restart, console=console)
+        train(config, restart=restart, console=console, started=started)
     except KeyboardInterrupt:
         kept = RunFolder(config.run.dir).checkpoint.exists()
         text = "run the same command again to resume" if kept else "nothing was saved yet, the same command starts anew"

@@ -20,8 +20,14 @@ PARITY_POINTS = 200_000
 
 @dataclass
 class Parity:
-    """Labels and predictions side by side, for plots: energies eV/atom, forces eV/Angstrom, stress eV/Angstrom^3."""
+    """Labels and predictions side by side, for plots.
 
+    Attributes:
+        e0: reference energies by atomic number ``[118 + 1]``, eV; energies are kept relative to them, where given.
+        energy: eV/atom. forces: eV/Angstrom, with the atoms' numbers in ``forces_elements``. stress: eV/Angstrom^3.
+    """
+
+    e0: Tensor | None = None
     energy: list[np.ndarray] = field(default_factory=list)
     forces: list[np.ndarray] = field(default_factory=list)
     forces_elements: list[np.ndarray] = field(default_factory=list)
@@ -30,7 +36,11 @@ class Parity:
     def add(self, prediction: dict[str, Tensor], graph: dict[str, Any]) -> None:
         """Keep a batch's labelled numbers, up to :data:`PARITY_POINTS` of each kind."""
         atoms = atoms_per_graph(graph)
-        self._keep(self.energy, graph["energy"] / atoms, prediction["energy"] / atoms)
+        reference = torch.zeros_like(graph["energy"])
+        if self.e0 is not None:
+            e0 = self.e0.to(reference.device)[graph["atomic_numbers"]]
+            reference = reference.index_add(0, graph["batch"], e0)
+        self._keep(self.energy, (graph["energy"] - reference) / atoms, (prediction["energy"] - reference) / atoms)
         if "forces" in prediction:
             rows = torch.isfinite(graph["forces"]).all(dim=1)
             if rows.any() and sum(map(len, self.forces_elements)) * 3 < PARITY_POINTS:
@@ -66,6 +76,17 @@ class Evaluation:
         return [self.errors.sums, self.penalties, self.counts]
 
 
+def reference_table(model: nn.Module) -> Tensor | None:
+    """A model's E0 by atomic number ``[119]``, eV, float64; ``None`` where it has none."""
+    e0 = getattr(model, "e0", None)
+    if not isinstance(e0, dict):
+        return None
+    table = torch.zeros(119, dtype=torch.float64)
+    for number, energy in e0.items():
+        table[number] = energy
+    return table
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Within, ``model`` is in eval mode; after, as it was."""
@@ -99,7 +120,7 @@ def evaluate(
     errors = ErrorSums(list(elements))
     penalties = torch.zeros(len(TERMS), dtype=torch.float64)
     counts = torch.zeros(len(TERMS), dtype=torch.float64)
-    parity = Parity() if collect else None
+    parity = Parity(reference_table(model)) if collect else None
     with evaluating(model), torch.enable_grad():
         for graph in batches:
             wanted = stress and bool(torch.isfinite(graph["stress"]).any())

@@ -16,7 +16,9 @@ from matplotlib.ticker import LogFormatter
 
 from mlip.files import atomic_path
 from mlip.training.evaluate import Parity
+from mlip.training.results import number
 
+ELEMENT_COLOURS = {1: (0.6, 0.6, 0.6), 6: (0.1, 0.1, 0.1), 9: (0.1, 0.75, 0.8), 17: (0.1, 0.6, 0.1)}
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e")
 
 
@@ -78,9 +80,8 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
 
 def _parity_energy(parities: dict[str, Parity], path: Path) -> Path:
     sets = {name: _joined(parity.energy) for name, parity in parities.items() if parity.energy}
-    shift = float(np.mean(next(iter(sets.values()))[0]))
-    shifted = {name: values - shift for name, values in sets.items()}
-    return _by_set(shifted, f"energy minus {shift:.3f}", "eV/atom", "meV/atom", 1000.0, path)
+    what = "energy above E0" if any(parity.e0 is not None for parity in parities.values()) else "energy"
+    return _by_set(sets, what, "eV/atom", "meV/atom", 1000.0, path)
 
 
 def _by_set(sets: dict[str, np.ndarray], what: str, unit: str, error_unit: str, scale: float, path: Path) -> Path:
@@ -112,11 +113,13 @@ def _parity_forces(parities: dict[str, Parity], path: Path) -> Path:
 
 
 def _errors(difference: np.ndarray) -> str:
-    return f"MAE {np.abs(difference).mean():.3g}, RMSE {np.sqrt(np.square(difference).mean()):.3g}"
+    return f"MAE {number(np.abs(difference).mean())}, RMSE {number(np.sqrt(np.square(difference).mean()))}"
 
 
 def _element_colour(z: int) -> tuple[float, float, float]:
-    """Jmol's colour of an element, darkened where it would vanish on white."""
+    """Jmol's colour of an element, darkened where it would vanish on white; a few set apart from their neighbours."""
+    if z in ELEMENT_COLOURS:
+        return ELEMENT_COLOURS[z]
     red, green, blue = (float(value) for value in jmol_colors[z])
     factor = min(1.0, 0.6 / max(0.299 * red + 0.587 * green + 0.114 * blue, 1e-6))
     return red * factor, green * factor, blue * factor
@@ -144,4 +147,4 @@ def _diagonal(axis: Any, values: np.ndarray) -> None:
     low, high = float(values.min()), float(values.max())
     axis.plot([low, high], [low, high], color="0.4", lw=0.8, zorder=0)
     axis.set_aspect("equal", adjustable="box")
-    axis.legend(fontsize=7.5, loc="upper left")
+    axis.legend(fontsize=7, loc="upper left", framealpha=0.6)

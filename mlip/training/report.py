@@ -19,6 +19,7 @@ from mlip.data.graph import GraphDataset
 from mlip.models import Potential
 from mlip.training.evaluate import Evaluation, evaluate
 from mlip.training.loader import evaluation_batches, load_batches, to_device
+from mlip.training.plots import learning_curve, parity_plots
 from mlip.training.prepare import Prepared
 from mlip.training.results import clock, results_table, write_results
 from mlip.training.runfolder import RunFolder
@@ -33,10 +34,10 @@ def describe_data(
     counts = ", ".join(f"{len(frames)} {name}" for name, frames in sets.items())
     energies = "  ".join(f"{chemical_symbols[z]} {data.e0[z]:.4f}" for z in data.elements)
     console.print(f"frames: {counts}", highlight=False)
-    console.print(f"{data.e0_note} (eV): {energies}", highlight=False)
+    console.print(f"{data.e0_note} (eV): {energies}", highlight=False, soft_wrap=True)
     for name, report in data.audits.items():
         for warning in report.warnings:
-            console.print(f"[yellow]{name}: {warning}[/yellow]", highlight=False)
+            console.print(f"{name}: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"force RMS {data.force_rms:.3f} eV/A, {model.avg_num_neighbors:.1f} neighbours within {model.cutoff:g} A; "
         f"model: {model.num_parameters():,} parameters",
@@ -104,8 +105,6 @@ def finish(
     save_model(model, folder.model, metadata)
     folder.write_log(progress.history)
     if config.run.plots:
-        from mlip.training.plots import learning_curve, parity_plots
-
         learning_curve(progress.history, folder.path / "learning_curve.png")
         parity_plots({name: o.parity for name, o in outcomes.items() if o.parity is not None}, folder.path)
     about["evaluation_seconds"] = round(time.monotonic() - start, 1)

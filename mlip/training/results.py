@@ -34,7 +34,7 @@ def results_table(reports: dict[str, Report], frames: dict[str, int]) -> Table:
         cells = []
         for report in reports.values():
             found = report.get(quantity)
-            cells += [_number(found["mae"]), _number(found["rmse"])] if found else ["-", "-"]
+            cells += [number(found["mae"]), number(found["rmse"])] if found else ["-", "-"]
         table.add_row(label, unit_of(quantity), *cells)
     return table
 
@@ -50,12 +50,13 @@ def short(report: Report, kind: str) -> str:
     parts = []
     for quantity, letter, unit in (("energy_per_atom", "E", "meV/atom"), ("forces", "F", "meV/A")):
         if quantity in report:
-            parts.append(f"{letter} {report[quantity][kind]:.3g} {unit}")
+            parts.append(f"{letter} {number(report[quantity][kind], 3)} {unit}")
     return " ".join(parts)
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}" if value < 1000 else f"{value:.0f}"
+def number(value: float, digits: int = 4) -> str:
+    """A number in so many digits, never in powers of ten where it is large."""
+    return f"{value:.{digits}g}" if value < 10**digits else f"{value:.0f}"
 
 
 def write_results(folder: Path, reports: dict[str, Report], frames: dict[str, int], about: dict[str, Any]) -> None:

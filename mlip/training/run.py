@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,9 @@ from mlip.training.schedule import Budget
 from mlip.training.state import Progress, read_checkpoint
 
 
-def train(config: RunConfig, restart: bool = False, console: Console | None = None) -> dict[str, Any]:
+def train(
+    config: RunConfig, restart: bool = False, console: Console | None = None, started: float | None = None
+) -> dict[str, Any]:
     """Train a potential, or go on with an unfinished run of the same config in ``run.dir``.
 
     Writes into ``run.dir``: config.yaml, environment.json, log.csv, training.ckpt (the state to resume from),
@@ -45,6 +48,7 @@ def train(config: RunConfig, restart: bool = False, console: Console | None = No
         config: a checked config with absolute data paths.
         restart: start anew where ``run.dir`` holds a run.
         console: where to report; silent where ``None``.
+        started: ``time.monotonic()`` from which ``training.max_minutes`` counts; ``None`` is now.
 
     Returns:
         The content of ``results.json``; empty on all but the first process of a parallel run.
@@ -53,7 +57,8 @@ def train(config: RunConfig, restart: bool = False, console: Console | None = No
         UserError: what is wrong with config, data or run folder; a loss that is not finite.
         KeyboardInterrupt: after Ctrl-C; the last checkpoint stays.
     """
-    budget = Budget(config.training.max_minutes * 60.0 if config.training.max_minutes else None)
+    before = time.monotonic() - started if started is not None else 0.0
+    budget = Budget(config.training.max_minutes * 60.0 if config.training.max_minutes else None, spent=before)
     first = process_rank() == 0
     console = console if console is not None and first else Console(quiet=True)
     folder = RunFolder(config.run.dir)
