@@ -18,9 +18,12 @@ from mlip.nn import (
 )
 from mlip.nn.irreps import num_components
 
+# A start at 0 (ReZero) cost 40 % in force error after four epochs on AcAc (198 against 141 meV/A at the same learning rate).
+ALPHA_START = 0.3
+
 
 class InteractionLayer(nn.Module):
-    """A = conv(h) / avg_n;  u = Linear(A) + Linear_Z(h);  h' = u + alpha GridMix(Norm(u)), alpha starting at 0."""
+    """A = conv(h) / avg_n;  u = Linear(A) + Linear_Z(h);  h' = u + alpha GridMix(Norm(u))."""
 
     def __init__(self, config: ModelConfig, num_elements: int, l_in: int, num_basis: int, avg_num_neighbors: float) -> None:
         super().__init__()
@@ -40,7 +43,7 @@ class InteractionLayer(nn.Module):
             self.grid_mix = GridMix(
                 config.l_max, channels, grid.hidden or channels, grid.activation, grid.oversampling
             )
-            self.alpha = nn.Parameter(torch.zeros(()))
+            self.alpha = nn.Parameter(torch.tensor(ALPHA_START))
 
     def forward(self, h: Tensor, species: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor) -> Tensor:
         """Features ``[N, (l_in+1)^2, C]`` -> ``[N, (l_max+1)^2, C]``."""

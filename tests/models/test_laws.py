@@ -30,7 +30,7 @@ STRUCTURES = {"molecule": acetaldehyde, "crystal": crystal}
 def model_for(atoms, dtype, seed=0, scramble=True, **config):
     config = {"channels": 8, "cutoff": 4.0, "readout_hidden": 8, **config}
     model = build(config, sorted(set(atoms.numbers)), avg_num_neighbors=10.0, dtype=dtype, seed=seed)
-    if scramble:  # alpha starts at 0, which would leave the grid untested
+    if scramble:  # a large alpha, so that an error of the grid shows
         with torch.no_grad():
             for layer in model.backbone.layers:
                 if layer.grid_mix is not None:
