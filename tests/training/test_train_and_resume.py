@@ -174,7 +174,7 @@ def test_a_budget_of_time_is_kept(tmp_path):
     config = load_config(write_config(tmp_path, values))
     start = time.monotonic()
     results = train(config)
-    assert time.monotonic() - start < 10.5
+    assert results["training_seconds"] < 8.0 and time.monotonic() - start < 16.0  # generous: machines stall
     assert results["stopped"] == "the time is up"
     content = read_checkpoint(Path(config.run.dir) / "training.ckpt")
     assert content["progress"]["lr"] < 0.05 * config.training.lr  # the cosine came to its end
