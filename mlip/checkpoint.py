@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from mlip import __version__
 from mlip.errors import CheckpointError
@@ -46,7 +46,8 @@ def save_model(model: Potential, path: str | Path, metadata: Mapping[str, Any] |
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"mlip": json.dumps(_finite(header), allow_nan=False)})
+        # Not safetensors' save_file, which makes files that only their owner can read.
+        temporary.write_bytes(save(tensors, metadata={"mlip": json.dumps(_finite(header), allow_nan=False)}))
     return path
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+INTERRUPTED = "what was written stays; `mlip md` goes on with --resume, `mlip train` and `scf-accel label` by the same command"
+
 
 def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
     """Write the current exception's trace to a log file; return its path, or ``None`` if no place can be written."""
@@ -35,8 +37,13 @@ def run_guarded(program: str, main: Callable[[], object]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; what was written stays, run the same command again to go on", file=sys.stderr)
+        print(f"{program}: interrupted; {INTERRUPTED}", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as stop:
+        # typer turns Ctrl-C into Exit(130) from KeyboardInterrupt; a command that handled Ctrl-C itself has said its own line
+        if isinstance(getattr(stop.__context__, "__cause__", None), KeyboardInterrupt):
+            print(f"{program}: interrupted; {INTERRUPTED}", file=sys.stderr)
+        raise
     except Exception as error:
         from mlip.errors import UserError
 

@@ -205,7 +205,6 @@ def run_label(request: LabelRequest) -> None:
         except KeyboardInterrupt:
             if store.done():
                 _assemble(request, store, console)
-            console.print("interrupted: run the same command again to go on", highlight=False)
             raise
         _assemble(request, store, console)
 

@@ -25,8 +25,8 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "spherical_harmonics": (1e-12, 2e-6),
 }
 
-# Relative equivariance error of silu GridMix (RMS over outputs) for l_max 1 to 3, by oversampling: about 1.5 times the largest measured;
-# tests/nn/test_grid.py measures and bounds it.
+# Relative equivariance error of silu GridMix (RMS over outputs) for l_max 1 to 3, by oversampling: about 1.5 times the
+# largest measured; tests/nn/test_grid.py measures and bounds it.
 GRID_EQUIVARIANCE: dict[float, float] = {1.0: 1.1e-1, 2.0: 1.2e-2, 3.0: 2.5e-3}
 
 
