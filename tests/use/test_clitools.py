@@ -2,6 +2,7 @@
 
 import pytest
 import typer
+
 from mlip.clitools import run_guarded
 from mlip.errors import DataError
 
