@@ -14,7 +14,7 @@ help:
 	@echo "make lint   ruff and mypy        make clean  remove the environment and runs"
 
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[label,test,lint]"
 	touch $(STAMP)
 

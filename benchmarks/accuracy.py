@@ -67,8 +67,8 @@ def rows(name: str, folder: Path) -> list[list[str]]:
             found = errors[quantity][statistic]
             label = f"{'energy' if quantity.startswith('energy') else 'forces'} {statistic.upper()}, {unit}"
             out.append([name, test, label, f"{found:.3g}", published, str(results["parameters"]), f"{minutes:.0f}"])
-        if "stress_gpa" in errors:
-            out.append([name, test, "stress MAE, GPa", f"{errors['stress_gpa']['mae']:.3g}", "-", "", ""])
+        if "stress_GPa" in errors:
+            out.append([name, test, "stress MAE, GPa", f"{errors['stress_GPa']['mae']:.3g}", "-", "", ""])
     return out
 
 

@@ -56,7 +56,7 @@ def main() -> None:
     budget = ["--set", f"training.max_minutes={arguments.minutes}"] if arguments.minutes else []
     run("train", "configs/organics-small.yaml", "--set", f"run.dir={folder}", "--restart", *budget)
     model, relaxed, movie = (str(folder / name) for name in ("model.safetensors", "ethanol-relaxed.extxyz", "ethanol-md.extxyz"))
-    run("relax", "datasets/structures/ethanol.xyz", "--model", model, "--out", relaxed, "--overwrite")
+    run("relax", "datasets/structures/ethanol.xyz", "--model", model, "--out", relaxed, "--fmax", "0.05", "--overwrite")
     run(
         "md", relaxed, "--model", model, "--ensemble", "nve", "--temperature", "300", "--steps", "2000",
         "--out", movie, "--overwrite",

@@ -170,10 +170,10 @@ class MLIPCalculator(Calculator):
             tensors["cell"] = self._send(self._cell.reshape(1, 3, 3))
             tensors["pbc"] = self._send(self._pbc.reshape(1, 3))
         edges = self._neighbors.update(atoms.positions, cell, pbc)
-        self._check_distances(edges)
         if not (edges.same_pairs and "edge_index" in tensors):
             tensors["edge_index"] = self._send(edges.edge_index)
             tensors["edge_shift"] = self._send(edges.shifts.astype(np.float64))
+        self._check_distances(edges)  # after the update: a caller may catch the error and go on with other positions
         return {**tensors, "positions": self._send(atoms.positions.copy())}
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
@@ -203,7 +203,8 @@ class MLIPCalculator(Calculator):
         charge = atoms.info.get("charge")
         if charge is None:
             charges = atoms.arrays.get("initial_charges")
-            charge = 0 if charges is None else round(float(charges.sum()))
+            total = 0.0 if charges is None else float(charges.sum())
+            charge = round(total) if np.isfinite(total) else total
         values = []
         for what, value in (("charge", charge), ("spin", atoms.info.get("spin", 0))):
             try:

@@ -11,6 +11,7 @@ from mlip.nn import (
     EquivariantLinear,
     EquivariantRMSNorm,
     GridMix,
+    PolynomialEnvelope,
     SphericalHarmonics,
     TensorProductConv,
     make_radial_basis,
@@ -68,6 +69,7 @@ class Backbone(nn.Module):
         self.radial = make_radial_basis(
             radial.kind, config.cutoff, radial.num_basis, radial.mlp_hidden, radial.mlp_features
         )
+        self.envelope = PolynomialEnvelope(config.cutoff)
         self.harmonics = SphericalHarmonics(config.l_max)
         self.layers = nn.ModuleList(
             InteractionLayer(
@@ -76,8 +78,8 @@ class Backbone(nn.Module):
             for t in range(config.num_layers)
         )
 
-    def forward(self, species: Tensor, vectors: Tensor, neighbours: Tensor) -> Tensor:
-        """Node features ``[N, (l_max+1)^2, C]``.
+    def forward(self, species: Tensor, vectors: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+        """Node features ``[N, (l_max+1)^2, C]`` and smooth coordination numbers ``[N]`` (sums of the radial envelope).
 
         Args:
             species: element indices ``[N]``.
@@ -90,4 +92,4 @@ class Backbone(nn.Module):
         h = self.embedding.index_select(0, species).unsqueeze(1)
         for layer in self.layers:
             h = layer(h, species, harmonics, basis, neighbours)
-        return h
+        return h, self.envelope(distance).sum(dim=1)

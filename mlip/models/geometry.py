@@ -46,6 +46,8 @@ def stress_from_edges(vectors: Tensor, gradient: Tensor, edge_graph: Tensor, cel
     virial = vectors.new_zeros(len(cell), 3, 3).index_add(0, edge_graph, outer)
     virial = (virial + virial.transpose(1, 2)) / 2
     volume = torch.linalg.det(cell.to(vectors.dtype)).abs()
-    volume = torch.where(volume > 1e-8, volume, torch.full_like(volume, float("nan")))
-    stress = virial / volume[:, None, None]
+    # A division by NaN would turn the gradient of every edge of a graph without a cell into NaN, masked or not.
+    full = volume > 1e-8
+    stress = virial / torch.where(full, volume, 1.0)[:, None, None]
+    stress = torch.where(full[:, None, None], stress, float("nan"))
     return torch.stack([stress[:, a, b] for a, b in ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))], dim=1)

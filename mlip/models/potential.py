@@ -18,9 +18,11 @@ MAX_Z = 118
 
 
 class EnergyHead(nn.Module):
-    """E_i = E0(Z_i) + s (b(Z_i) + MLP(h_i scalars)); sums in float64.
+    """E_i = E0(Z_i) + s f(n_i) (b(Z_i) + MLP(h_i scalars)); sums in float64.
 
     b starts at the mean bonding energy of each element (from the training set), so that the network begins with what is left.
+    n_i is the smooth number of neighbours (sum of envelopes) and f(n) = tanh(4 n): an isolated atom has E0 exactly, an atom in
+    a molecule (n > 1) is not touched.
     """
 
     e0: Tensor
@@ -43,10 +45,11 @@ class EnergyHead(nn.Module):
         self.e0, self.energy_scale = e0.to(self.e0.device), scale.to(self.energy_scale.device)
         return self
 
-    def forward(self, scalars: Tensor, species: Tensor) -> Tensor:
-        """Scalars ``[N, C]`` -> atomic energies ``[N]``, eV, float64."""
+    def forward(self, scalars: Tensor, species: Tensor, coordination: Tensor) -> Tensor:
+        """Scalars ``[N, C]`` and smooth coordination numbers ``[N]`` -> atomic energies ``[N]``, eV, float64."""
         learned = self.network(scalars).squeeze(1).double() + self.bias.index_select(0, species).double()
-        return self.e0.index_select(0, species) + self.energy_scale * learned
+        bonded = torch.tanh(4 * coordination).double()
+        return self.e0.index_select(0, species) + self.energy_scale * bonded * learned
 
 
 class Potential(nn.Module):
@@ -166,8 +169,8 @@ class Potential(nn.Module):
         table[:, 2] = self.cutoff
         table = table.index_copy(0, slots, vectors).to(self.dtype).view(num_nodes, width, 3)
         neighbours = edge_index.new_zeros(num_nodes * width).index_copy(0, slots, edge_index[0]).view(num_nodes, width)
-        features = self.backbone(species, table, neighbours)
-        energies = self.head(features[:, 0], species)
+        features, coordination = self.backbone(species, table, neighbours)
+        energies = self.head(features[:, 0], species, coordination)
         if self.zbl is not None:
             distance = torch.linalg.vector_norm(vectors, dim=-1)
             pair = self.zbl(distance, numbers.index_select(0, edge_index[1]), numbers.index_select(0, edge_index[0]))

@@ -19,7 +19,8 @@ RADIAL_KINDS = ("bspline", "bessel", "mlp")
 class PolynomialEnvelope(nn.Module):
     """u(x) = 1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2), x = r/r_cut; zero for x >= 1.
 
-    u, u' and u'' vanish at x = 1. Source: Gasteiger et al., "Directional message passing" (arXiv 2003.03123), eq. 8.
+    Evaluated as (1 - x)^3 sum_(k<p) C(k+2, 2) x^k, the same polynomial without the cancellation near x = 1, where u, u' and u''
+    vanish. Source: Gasteiger et al., "Directional message passing" (arXiv 2003.03123), eq. 8.
     """
 
     def __init__(self, cutoff: float, power: int = 6) -> None:
@@ -29,10 +30,11 @@ class PolynomialEnvelope(nn.Module):
 
     def forward(self, distance: Tensor) -> Tensor:
         """Distances in Angstrom, any shape -> envelope of the same shape."""
-        p = self.power
         x = (distance / self.cutoff).clamp(max=1.0)
-        a, b, c = (p + 1) * (p + 2) / 2, p * (p + 2), p * (p + 1) / 2
-        return 1 + x**p * (-a + x * (b - c * x))
+        series = torch.zeros_like(x)
+        for k in reversed(range(self.power)):
+            series = series * x + math.comb(k + 2, 2)
+        return (1 - x) ** 3 * series
 
 
 class BSplineBasis(ConstantsModule):

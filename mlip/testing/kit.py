@@ -121,7 +121,7 @@ def size_extensivity(model: Any, atoms: Atoms, rng: np.random.Generator) -> floa
 
 
 def _relative(analytic: float, numeric: float, scale: float) -> float:
-    return abs(analytic - numeric) / max(1.0, scale)
+    return abs(analytic - numeric) / max(0.01, scale)
 
 
 def finite_difference_forces(model: Any, atoms: Atoms, rng: np.random.Generator) -> float:
@@ -167,7 +167,7 @@ def smooth_at_cutoff(model: Any, atoms: Atoms, rng: np.random.Generator) -> floa
     """Energy and force of a pair vanish smoothly where one atom leaves the other's neighbourhood."""
     numbers = [int(atoms.numbers[0]), int(atoms.numbers[-1])]
     apart = evaluate(model, Atoms(numbers, positions=[[0, 0, 0], [model.cutoff + 1, 0, 0]]))
-    delta = 3e-5 * model.cutoff
+    delta = 1e-5 * model.cutoff
     worst = 0.0
     for r in (model.cutoff - delta, model.cutoff - 1e-7, model.cutoff, model.cutoff + 1e-7):
         near = evaluate(model, Atoms(numbers, positions=[[0, 0, 0], [r, 0, 0]]))
@@ -176,13 +176,14 @@ def smooth_at_cutoff(model: Any, atoms: Atoms, rng: np.random.Generator) -> floa
 
 
 def isolated_atom(model: Any, atoms: Atoms, rng: np.random.Generator) -> float:
-    """One atom alone: finite energy, no force, and the same energy wherever it is."""
+    """One atom alone has its reference energy E0, no force, and the same energy wherever it is."""
     lone = Atoms([int(atoms.numbers[0])], positions=[[1.0, 2.0, 3.0]])
     moved = Atoms([int(atoms.numbers[0])], positions=[[-7.0, 0.1, 0.0]])
     a, b = evaluate(model, lone), evaluate(model, moved)
     if not np.isfinite(a["energy"]).all():
         return float("inf")
-    return max(_difference(a, b), float(np.abs(a["forces"]).max()))
+    reference = abs(float(a["energy"][0]) - model.e0[int(atoms.numbers[0])])
+    return max(_difference(a, b), float(np.abs(a["forces"]).max()), reference)
 
 
 Law = Callable[[Any, Atoms, np.random.Generator], float]

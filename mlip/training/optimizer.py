@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mlip.config import TrainingSection
+from mlip.nn import ElementScale
 
 _UNDECAYED_NAMES = ("bias", "alpha", "scale", "shift", "gate")
 
@@ -14,6 +15,8 @@ def decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
     """Whether weight decay applies: not to scalars, biases, residual factors, nor anything in a normalisation layer."""
     owner = module.get_submodule(name.rpartition(".")[0])
     last = name.rpartition(".")[2].lower()
+    if isinstance(owner, ElementScale) or last == "embedding":  # their neutral values are not zero
+        return False
     plain = parameter.numel() > 1 and not any(word in last for word in _UNDECAYED_NAMES)
     return plain and "norm" not in type(owner).__name__.lower()
 

@@ -79,6 +79,17 @@ def test_forces_can_be_trained_on():
     assert gradient is not None and gradient.abs().max() > 0
 
 
+def test_stress_of_a_batch_with_a_molecule_can_be_trained_on():
+    """The molecule's stress is NaN; masked, it leaves finite gradients for everything else."""
+    from ase.build import bulk
+
+    model = build({"channels": 4, "l_max": 1}, ["H", "O", "Si"], seed=0).train()
+    out = model(graph_of([bulk("Si"), molecule("H2O")], model.cutoff), compute_stress=True)
+    assert torch.isnan(out["stress"][1]).all() and torch.isfinite(out["stress"][0]).all()
+    out["stress"][torch.isfinite(out["stress"])].square().sum().backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
 def test_zbl_matches_the_formula_at_short_range():
     """Two bare nuclei at 0.3 Angstrom: the universal potential, evaluated by hand."""
     from ase.units import Bohr, Hartree

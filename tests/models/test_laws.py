@@ -29,7 +29,9 @@ STRUCTURES = {"molecule": acetaldehyde, "crystal": crystal}
 
 def model_for(atoms, dtype, seed=0, scramble=True, **config):
     config = {"channels": 8, "cutoff": 4.0, "readout_hidden": 8, **config}
-    model = build(config, sorted(set(atoms.numbers)), avg_num_neighbors=10.0, dtype=dtype, seed=seed)
+    elements = sorted({int(z) for z in atoms.numbers})
+    e0, bonding = {z: -10.0 * z for z in elements}, {z: -0.2 * z for z in elements}
+    model = build(config, elements, e0=e0, bonding_energy=bonding, avg_num_neighbors=10.0, dtype=dtype, seed=seed)
     if scramble:  # a large alpha, so that an error of the grid shows
         with torch.no_grad():
             for layer in model.backbone.layers:
@@ -49,10 +51,10 @@ def test_laws_by_l_max(structure, l_max, dtype):
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("kind", ["bspline", "bessel", "mlp"])
-@pytest.mark.parametrize("zbl", [False, True])
-def test_laws_by_radial_kind(structure, kind, zbl):
+@pytest.mark.parametrize(("dtype", "zbl"), [("float32", False), ("float64", False), ("float64", True)])
+def test_laws_by_radial_kind(structure, kind, dtype, zbl):
     atoms = STRUCTURES[structure]()
-    assert check_all(model_for(atoms, "float64", radial={"kind": kind}, zbl=zbl), atoms)
+    assert check_all(model_for(atoms, dtype, radial={"kind": kind}, zbl=zbl), atoms)
 
 
 def test_laws_without_grid():
@@ -82,7 +84,7 @@ class FrameDependent(torch.nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.model, self.cutoff, self.dtype = model, model.cutoff, model.dtype
+        self.model, self.cutoff, self.dtype, self.e0 = model, model.cutoff, model.dtype, model.e0
 
     def forward(self, graph, **options):
         out = dict(self.model(graph, **options))
@@ -109,6 +111,15 @@ class NotExtensive(FrameDependent):
         return out
 
 
+class NoReference(FrameDependent):
+    """A broken layer: lone atoms do not have the reference energy."""
+
+    def forward(self, graph, **options):
+        out = dict(self.model(graph, **options))
+        out["energy"] = out["energy"] - 1.0
+        return out
+
+
 class NotSmooth(FrameDependent):
     """A broken layer: a pair energy cut off without an envelope."""
 
@@ -127,6 +138,7 @@ class NotSmooth(FrameDependent):
         (BatchDependent, "batch_equals_single"),
         (NotExtensive, "size_extensivity"),
         (NotSmooth, "smooth_at_cutoff"),
+        (NoReference, "isolated_atom"),
     ],
 )
 def test_kit_catches_broken_models(broken, law):

@@ -44,6 +44,13 @@ def test_basis_is_twice_continuously_differentiable(kind):
         assert (left - right).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("p", [4, 6, 8])
+def test_envelope_is_the_published_polynomial(p):
+    x = torch.linspace(0, 1, 50, dtype=torch.float64)
+    published = 1 - (p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
+    torch.testing.assert_close(PolynomialEnvelope(3.0, p)(3 * x), published)
+
+
 def test_bsplines_sum_to_the_envelope():
     """Cubic B-splines are a partition of unity over the whole interval."""
     basis = make_radial_basis("bspline", 4.0, 9).double()

@@ -115,6 +115,20 @@ def test_overlap_is_named(cluster):
     assert "periodic image" in wrong(tiny)
 
 
+def test_a_caught_overlap_leaves_no_stale_neighbours():
+    """Going on after the error gives what a fresh calculator gives."""
+    calculator = MLIPCalculator(ToyPotential())
+
+    def energy(distance, with_calculator):
+        return with_calculator.get_potential_energy(Atoms("Cu2", [[0, 0, 0], [distance, 0, 0]]))
+
+    energy(4.2, calculator)
+    with pytest.raises(StructureError):
+        energy(0.01, calculator)
+    for distance in (0.5, 2.0):
+        assert energy(distance, calculator) == energy(distance, MLIPCalculator(ToyPotential()))
+
+
 def test_not_finite_positions(cluster):
     cluster.positions[2, 1] = np.nan
     assert "atom 2" in wrong(cluster)
