@@ -53,6 +53,9 @@ def label(
     executor: Annotated[str, typer.Option(help="local or dask.")] = "local",
     scheduler: Annotated[str | None, typer.Option(help="Dask scheduler address, such as tcp://host:8786.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try jobs again that failed in an earlier run.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="Replace an OUT that another theory or program wrote; else its frames are kept.")
+    ] = False,
     assemble_only: Annotated[bool, typer.Option(help="Only write OUT from the jobs finished so far.")] = False,
     compress: Annotated[bool, typer.Option(help="gzip the HDF5 file.")] = False,
     licence: Annotated[str, typer.Option(help="Licence to state in the file.")] = "unstated",
@@ -82,6 +85,7 @@ def label(
             executor=executor,
             scheduler=scheduler,
             retry_failed=retry_failed,
+            force=force,
             assemble_only=assemble_only,
             compress=compress,
             licence=licence,

@@ -19,16 +19,43 @@ from mlip.errors import UserError
 from scf_accel.labels import Labels, LabelSettings, compute_labels
 from scf_accel.structures import Job
 
+LOSSES_TO_STOP = 3
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass
 class Result:
-    """A finished job: labels, or the reason why there are none."""
+    """A finished job: labels, or the reason why there are none; ``transient`` where the machine was the reason."""
 
     job: Job
     labels: Labels | None = None
     reason: str = ""
+    transient: bool = False
+
+
+class _Losses:
+    """The law for jobs whose worker went away: each is tried twice, and three losses in a row end the run."""
+
+    def __init__(self) -> None:
+        self.tried: set[str] = set()
+        self.in_a_row = 0
+
+    def clear(self) -> None:
+        """A worker gave a result."""
+        self.in_a_row = 0
+
+    def lost(self, job: Job, reason: str) -> Result | None:
+        """What to report of a lost job: ``None`` for one to queue again. Raises :class:`UserError`."""
+        self.in_a_row += 1
+        if self.in_a_row >= LOSSES_TO_STOP:
+            raise UserError(
+                f"{LOSSES_TO_STOP} times in a row {reason}; what is finished is kept. Is there memory enough for the "
+                "workers (fewer of them, smaller structures)? Then run the same command again"
+            )
+        if job.id in self.tried:
+            return Result(job, reason=reason, transient=True)
+        self.tried.add(job.id)
+        return None
 
 
 def run_job(job: Job, settings: LabelSettings, threads: int = 1) -> Result:
@@ -42,7 +69,7 @@ def run_job(job: Job, settings: LabelSettings, threads: int = 1) -> Result:
     except UserError as error:
         return Result(job, reason=str(error))
     except MemoryError:
-        return Result(job, reason="out of memory")
+        return Result(job, reason="out of memory", transient=True)
     except Exception as error:  # one strange molecule must not end a run of thousands
         return Result(job, reason=f"{type(error).__name__}: {error}")
 
@@ -96,15 +123,19 @@ class _Worker:
         self.job = job
         self.pipe.send(job)
 
-    def collect(self) -> Result:
-        """The result of the job in hand; a dead worker is a result too."""
+    def collect(self) -> tuple[Job, Result | None]:
+        """The job in hand and its result, ``None`` where the process has died."""
         assert self.job is not None
         job, self.job = self.job, None
         try:
-            return self.pipe.recv()
+            return job, self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(timeout=5)
-            return Result(job, reason=f"the worker process died (exit code {self.process.exitcode})")
+            return job, None
+
+    @property
+    def exitcode(self) -> int | None:
+        return self.process.exitcode
 
     def stop(self) -> None:
         if self.process.is_alive():
@@ -114,7 +145,9 @@ class _Worker:
 
 
 class LocalExecutor:
-    """``workers`` processes of ``threads`` threads each. A worker that dies fails its job only and is replaced.
+    """``workers`` processes of ``threads`` threads each. A worker that dies is replaced and its job tried once more.
+
+    Three deaths in a row without a result between them raise :class:`UserError`: then the machine is at fault.
 
     Args:
         settings: theory.
@@ -130,6 +163,7 @@ class LocalExecutor:
         """Yield a result per job, as they finish; the workers stop when the generator is closed."""
         queue = deque(jobs)
         pool: list[_Worker] = []
+        losses = _Losses()
         try:
             while queue or any(worker.job for worker in pool):
                 while queue and len(pool) < self.workers:
@@ -140,11 +174,17 @@ class LocalExecutor:
                             worker.give(queue.popleft())
                 ready: Any = wait([worker.pipe for worker in pool if worker.job is not None])
                 for worker in [w for w in pool if w.pipe in ready]:
-                    result = worker.collect()
-                    if not worker.process.is_alive():
+                    job, result = worker.collect()
+                    if result is not None:
+                        losses.clear()
+                    else:
                         worker.stop()
                         pool.remove(worker)
-                    yield result
+                        result = losses.lost(job, f"the worker process died (exit code {worker.exitcode})")
+                    if result is None:
+                        queue.append(job)
+                    else:
+                        yield result
         finally:
             for worker in pool:
                 worker.stop()
@@ -175,6 +215,7 @@ class DaskExecutor:
         except (OSError, TimeoutError, ValueError) as error:
             raise UserError(f"no Dask scheduler at {self.scheduler} ({error}); start one: `dask scheduler`") from error
         queue = deque(jobs)
+        losses = _Losses()
         running: dict[Any, tuple[Job, Any]] = {}
         try:
             stream = as_completed(loop=client.loop)
@@ -183,9 +224,8 @@ class DaskExecutor:
                 room = self.ahead * max(1, sum(client.nthreads().values()))
                 while queue and len(running) < room:
                     job = queue.popleft()
-                    future = client.submit(
-                        run_job, job, self.settings, self.threads, key=f"label-{job.id}", pure=False, retries=0
-                    )
+                    name = f"label-{job.id}" + ("-again" if job.id in losses.tried else "")
+                    future = client.submit(run_job, job, self.settings, self.threads, key=name, pure=False, retries=0)
                     running[future.key] = (job, future)
                     stream.add(future)
 
@@ -194,9 +234,15 @@ class DaskExecutor:
                 future = next(stream)
                 job, _ = running.pop(future.key)
                 if future.status == "finished":
+                    losses.clear()
                     yield future.result()
-                else:
-                    yield Result(job, reason=f"the Dask worker gave no result: {future.exception()!r}")
+                else:  # run_job catches what a molecule can do wrong: cancelled, killed, unreachable
+                    why = "cancelled" if future.status == "cancelled" else repr(future.exception())
+                    result = losses.lost(job, f"the Dask worker gave no result ({why})")
+                    if result is None:
+                        queue.append(job)
+                    else:
+                        yield result
                 top_up()
         finally:
             client.cancel([future for _, future in running.values()])

@@ -48,7 +48,8 @@ def make_plan(
     The groups (a molecule's copies) come in a random order seeded by ``seed``, so that any first part of a run is a
     diverse sample; the copies of one molecule stay together. With ``prefer_small`` > 0 it is a weighted random order
     (Efraimidis and Spirakis 2006) with weight ``n_atoms ** -prefer_small``: small molecules tend to come first, which
-    gives more frames per hour. Isolated atoms come first of all: every set needs their energies.
+    gives more frames per hour. Isolated atoms come first of all: every set needs their energies. Jobs that failed
+    earlier stay out unless ``retry_failed``, but those that the machine failed (``transient``) are always tried again.
     """
     rng = random.Random(seed)
 
@@ -62,8 +63,8 @@ def make_plan(
         for job in group:
             unique.setdefault(job.id, job)
     jobs = list(unique.values())
-    labelled = store.done()
-    failed = set(store.failures()) - labelled
+    labelled = store.done() | store.kept.keys()
+    failed = {identity for identity, entry in store.failures().items() if not entry["transient"]} - labelled
     skip = labelled if retry_failed else labelled | failed
     todo = [job for job in jobs if job.id not in skip]
     return Plan(jobs, sum(j.id in labelled for j in jobs), sum(j.id in failed for j in jobs), todo)
@@ -102,7 +103,7 @@ def run_plan(plan: Plan, store: PartStore, executor: Executor, console: Console)
                     store.save(result.job, result.labels)
                     outcome.labelled += 1
                 else:
-                    store.record_failure(result.job, result.reason)
+                    store.record_failure(result.job, result.reason, result.transient)
                     outcome.failed += 1
                     console.print(f"no label: {result.job.structure.molecule}: {result.reason}", markup=False)
                 outcome.seconds = time.perf_counter() - started
@@ -157,6 +158,7 @@ class LabelRequest:
     executor: str = "local"
     scheduler: str | None = None
     retry_failed: bool = False
+    force: bool = False
     assemble_only: bool = False
     compress: bool = False
     licence: str = "unstated"
@@ -178,13 +180,14 @@ def make_executor(request: LabelRequest) -> Executor:
 
 
 def run_label(request: LabelRequest) -> None:
-    """Plan, compute, assemble; on Ctrl-C or SIGTERM assemble what is there and stop."""
+    """Plan, compute, assemble; on Ctrl-C, SIGTERM or lost workers assemble what is there and stop."""
     console = Console(soft_wrap=True)
     store = PartStore(request.out)
     if request.out.suffix.lower() not in {".h5", ".hdf5"}:
         raise UserError(f"{request.out}: the output is an HDF5 file; name it .h5")
     settings = request.settings.as_dict()
     store.check_settings(settings)
+    _adopt(request, store)
     if request.assemble_only:
         _assemble(request, store, console)
         return
@@ -202,7 +205,7 @@ def run_label(request: LabelRequest) -> None:
         store.write_left_out(left_out)
         try:
             run_plan(plan, store, executor, console)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UserError):
             if store.done():
                 _assemble(request, store, console)
             raise
@@ -222,12 +225,20 @@ def _termination_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _adopt(request: LabelRequest, store: PartStore) -> None:
+    """Keep what an existing output holds, unless it is to be replaced."""
+    if not request.force:
+        store.adopt(request.settings.as_dict())
+
+
 def _assemble(request: LabelRequest, store: PartStore, console: Console) -> None:
+    _adopt(request, store)  # another process may have written OUT since
     attributes = {"level_of_theory": request.settings.level_of_theory(), "licence": request.licence}
     count = store.assemble(attributes, "gzip" if request.compress else None)
     failed = store.failures()
     size = request.out.stat().st_size / 1e6
     console.print(f"{count} labelled frames in {request.out} ({size:.1f} MB); {len(failed)} failed", highlight=False)
     for entry in list(failed.values())[:5]:
-        line = f"failed: {entry['molecule']} ({entry['origin']}): {entry['reason']}"
+        again = "; the next run tries again" if entry["transient"] else ""
+        line = f"failed: {entry['molecule']} ({entry['origin']}): {entry['reason']}{again}"
         console.print(line, markup=False, highlight=False)

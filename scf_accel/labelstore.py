@@ -1,8 +1,9 @@
 """The crash-safe store of a labelling run: one small file per finished job in ``OUT.parts``, assembled into ``OUT``.
 
 ``settings.json`` there holds the theory; ``ID.npz`` one labelled frame (plain arrays, no pickle); ``ID.failed.json`` a
-job that got no label, with its reason. Each file appears by one rename, so a killed run leaves whole files only, and a
-job whose file exists is never computed again.
+job that got no label, with its reason and whether the machine was to blame (``transient``: tried again by the next
+run). Each file appears by one rename, so a killed run leaves whole files only, and a labelled job is never computed
+again. Frames of an ``OUT`` whose parts are not here (a clean clone) count as finished too and are kept.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlip.data.frame import Frame
-from mlip.data.hdf5 import write_frames
+from mlip.data.hdf5 import HDF5Frames, write_frames
 from mlip.errors import DataError, UserError
 from mlip.files import atomic_path, atomic_write_text
 from scf_accel.labels import Labels
 from scf_accel.structures import Job
 
+LISTED_FAILURES = 100  # HDF5 keeps attributes below 64 kB
 EXTRAS = ("molecule", "origin", "solver", "scf_cycles", "seconds")
 
 
@@ -33,11 +35,15 @@ class PartStore:
 
     Args:
         out: the HDF5 file that the parts belong to; the folder is ``out`` + ``.parts``.
+
+    Attributes:
+        kept: ``id -> place`` of the frames of ``out`` that have no part; see :meth:`adopt`.
     """
 
     def __init__(self, out: str | Path) -> None:
         self.out = Path(out)
         self.folder = self.out.with_name(self.out.name + ".parts")
+        self.kept: dict[str, int] = {}
 
     # ------------------------------------------------------------------------------------------------ state
 
@@ -64,6 +70,31 @@ class PartStore:
         if self.read_settings() is None:
             atomic_write_text(self.folder / "settings.json", json.dumps(settings, indent=1) + "\n")
 
+    def adopt(self, settings: dict[str, Any]) -> None:
+        """Find the frames that only an existing ``out`` holds, so that assembling keeps them (``kept``).
+
+        Raises:
+            UserError: ``out`` is another kind of file, or those frames are of another theory.
+        """
+        self.kept = {}
+        if not self.out.exists():
+            return
+        advice = "name another output, or replace it with --force"
+        try:
+            with closing(HDF5Frames(self.out, load_density=False)) as frames:
+                theory = frames.attrs.get("level_of_theory")
+                places = {frame.id: place for place, frame in enumerate(frames)}
+        except DataError as error:
+            raise UserError(f"{self.out} exists and is not a labelled file ({error}); {advice}") from None
+        for identity in self.done():
+            places.pop(identity, None)
+        theory = theory if isinstance(theory, dict) else {}
+        different = sorted(name for name, value in settings.items() if theory.get(name) != value)
+        if places and different:
+            what = ", ".join(f"{name}: {theory.get(name)!r} there, {settings[name]!r} now" for name in different)
+            raise UserError(f"{self.out} holds {len(places)} frames of another theory ({what}); {advice}")
+        self.kept = places
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for one writing run; the lock goes with the process, however it dies."""
@@ -78,14 +109,16 @@ class PartStore:
             yield
 
     def done(self) -> set[str]:
+        """Ids of the labelled parts."""
         return {path.name[: -len(".npz")] for path in self.folder.glob("*.npz") if not path.name.startswith(".")}
 
     def failures(self) -> dict[str, dict[str, Any]]:
-        """``id -> {reason, molecule, origin}`` of the jobs without a label."""
+        """``id -> {reason, molecule, origin, transient}`` of the jobs without a label."""
         found = {}
         for path in sorted(self.folder.glob("*.failed.json")):
             if not path.name.startswith("."):
-                found[path.name[: -len(".failed.json")]] = json.loads(path.read_text(encoding="utf-8"))
+                entry = {"transient": False, **json.loads(path.read_text(encoding="utf-8"))}
+                found[path.name[: -len(".failed.json")]] = entry
         return found
 
     # ------------------------------------------------------------------------------------------------ writing
@@ -113,10 +146,15 @@ class PartStore:
             os.fsync(handle.fileno())
         (self.folder / f"{job.id}.failed.json").unlink(missing_ok=True)
 
-    def record_failure(self, job: Job, reason: str) -> None:
-        """Record a job that got no label, and why."""
+    def record_failure(self, job: Job, reason: str, transient: bool = False) -> None:
+        """Record a job that got no label, and why; ``transient`` where another run may well succeed."""
         s = job.structure
-        entry = {"reason": " ".join(reason.split()), "molecule": s.molecule, "origin": s.origin}
+        entry = {
+            "reason": " ".join(reason.split()),
+            "molecule": s.molecule,
+            "origin": s.origin,
+            "transient": transient,
+        }
         atomic_write_text(self.folder / f"{job.id}.failed.json", json.dumps(entry) + "\n")
 
     def write_left_out(self, lines: list[str]) -> None:
@@ -151,16 +189,27 @@ class PartStore:
         for identity in self.done():
             frame = self.read(identity)
             keys.append((frame.extras["molecule"], frame.extras["origin"], identity))
-        for _, _, identity in sorted(keys):
-            yield self.read(identity)
+        if not self.kept:
+            yield from (self.read(identity) for _, _, identity in sorted(keys))
+            return
+        with closing(HDF5Frames(self.out)) as older:
+            for identity, place in self.kept.items():
+                extras = older[place].extras
+                keys.append((extras.get("molecule", ""), extras.get("origin", ""), identity))
+            for _, _, identity in sorted(keys):
+                yield older[self.kept[identity]] if identity in self.kept else self.read(identity)
 
     def assemble(self, attributes: dict[str, Any], compression: str | None = None) -> int:
-        """Write all labelled frames to ``out`` atomically; return how many.
+        """Write all labelled frames, those ``kept`` included, to ``out`` atomically; return how many.
 
         Energies and positions are stored in double precision, forces and density coefficients in single (relative
-        rounding 6e-8, far below the error of the integration grid).
+        rounding 6e-8, far below the error of the integration grid). The root attribute ``failed_jobs`` counts the jobs
+        that got no label and gives the reasons of the first ``LISTED_FAILURES``.
         """
-        if not self.done():
+        if not self.done() and not self.kept:
             raise DataError(f"{self.folder}: no labelled structure yet; nothing to assemble")
-        kept = ("forces", "density_coefficients")
-        return write_frames(self.out, self.frames(), attributes, float32=kept, compression=compression)
+        failed = list(self.failures().values())
+        reasons = [f"{e['molecule']} ({e['origin']}): {e['reason']}"[:300] for e in failed[:LISTED_FAILURES]]
+        attributes = {**attributes, "failed_jobs": {"count": len(failed), "reasons": reasons}}
+        single = ("forces", "density_coefficients")
+        return write_frames(self.out, self.frames(), attributes, float32=single, compression=compression)

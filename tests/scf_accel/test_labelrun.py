@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from rich.console import Console
 
 from mlip.data.hdf5 import HDF5Frames
 from mlip.errors import DataError, UserError
-from scf_accel.executors import LocalExecutor
-from scf_accel.labelrun import LabelRequest, make_plan, run_label
+from scf_accel.executors import LocalExecutor, _Losses
+from scf_accel.labelrun import LabelRequest, Plan, make_plan, run_label, run_plan
 from scf_accel.labels import Labels, LabelSettings
 from scf_accel.labelstore import PartStore
 from scf_accel.structures import Job, Perturbations, Structure, make_groups
@@ -149,6 +150,41 @@ def test_impossible_requests(tmp_path, changes, words):
         run_label(replace(request, **changes))
 
 
+def test_clean_clone_keeps_the_committed_frames(tmp_path):
+    """OUT without its parts folder, as git delivers it: nothing is lost, nothing computed twice."""
+    path, out = smiles_file(tmp_path, "[H]\n[He]\n"), tmp_path / "out.h5"
+    run_label(LabelRequest(path, out, CHEAP, Perturbations(), workers=1, licence="CC0-1.0"))
+    before = {frame.id: frame for frame in HDF5Frames(out)}
+    shutil.rmtree(tmp_path / "out.h5.parts")
+    longer = smiles_file(tmp_path, "[H]\n[He]\n[H][H]\n")
+    run_label(LabelRequest(longer, out, CHEAP, Perturbations(), workers=1, licence="CC0-1.0"))
+    after = {frame.id: frame for frame in HDF5Frames(out)}
+    assert len(before) == 2 and len(after) == 3 and before.keys() < after.keys()
+    assert len(PartStore(out).done()) == 1  # only the new one was computed
+    for name, frame in before.items():
+        assert after[name].energy == frame.energy and after[name].extras == frame.extras
+        np.testing.assert_array_equal(after[name].density_coefficients, frame.density_coefficients)
+
+
+def test_foreign_output_is_refused_before_any_work(tmp_path):
+    import h5py
+
+    path, out = smiles_file(tmp_path, "[H]\n"), tmp_path / "out.h5"
+    request = LabelRequest(path, out, CHEAP, Perturbations(), workers=1)
+    with h5py.File(out, "w") as file:
+        file["precious"] = np.arange(3)
+    content = out.read_bytes()
+    for attempt in (request, replace(request, assemble_only=True), replace(request, dry_run=True)):
+        with pytest.raises(UserError, match=r"not a labelled file .* --force"):
+            run_label(attempt)
+    assert out.read_bytes() == content and not (tmp_path / "out.h5.parts").exists()
+    run_label(replace(request, force=True))
+    assert len(HDF5Frames(out)) == 1
+    shutil.rmtree(tmp_path / "out.h5.parts")
+    with pytest.raises(UserError, match=r"1 frames of another theory \(xc: 'pbe' there, 'blyp' now\).*--force"):
+        run_label(replace(request, settings=replace(CHEAP, xc="blyp")))
+
+
 # ---------------------------------------------------------------------------------------------------- local workers
 
 
@@ -159,12 +195,50 @@ class _Bomb:
         return os._exit, (9,)
 
 
-def test_dead_worker_fails_its_job_only():
-    hydrogen = fake_job().structure
-    jobs = [Job("first", hydrogen), Job("bomb", _Bomb()), Job("last", hydrogen)]  # type: ignore[arg-type]
-    results = {result.job.id: result for result in LocalExecutor(CHEAP, workers=1).run(jobs)}
-    assert "worker process died (exit code 9)" in results["bomb"].reason
-    assert results["first"].labels is not None and results["last"].labels is not None
+class _BombStructure(Structure):
+    """A structure that ends the worker which it is sent to, or only the first one where ``flag`` names a file."""
+
+    flag: Path | None = None
+
+    def __reduce__(self):
+        if self.flag is not None and self.flag.exists():
+            return Structure, (self.numbers, self.positions)
+        if self.flag is not None:
+            self.flag.touch()
+        return _Bomb, (_Bomb(),)
+
+
+def bomb(name: str, flag: Path | None = None) -> Job:
+    structure = _BombStructure(**vars(fake_job().structure))
+    structure.flag = flag
+    return Job(name, structure)
+
+
+def test_dead_worker_costs_no_other_job_and_its_job_is_tried_twice_then_left_to_the_next_run(tmp_path):
+    store = PartStore(tmp_path / "out.h5")
+    store.open(CHEAP.as_dict())
+    jobs = [fake_job("first"), bomb("bomb"), bomb("once", tmp_path / "flag"), fake_job("last")]
+    jobs = [jobs[0], jobs[2], jobs[3], jobs[1]]
+    console = Console(record=True, width=200)
+    outcome = run_plan(Plan(jobs, 0, 0, jobs), store, LocalExecutor(CHEAP, workers=1), console)
+    assert (outcome.labelled, outcome.failed) == (3, 1) and store.done() == {"first", "once", "last"}
+    entry = store.failures()["bomb"]
+    assert "worker process died (exit code 9)" in entry["reason"] and entry["transient"]
+    assert "worker process died (exit code 9)" in console.export_text()
+    assert [job.id for job in make_plan([jobs], store, 0).todo] == ["bomb"]  # without --retry-failed
+
+
+def test_three_dead_workers_in_a_row_end_the_run():
+    with pytest.raises(UserError, match="3 times in a row the worker process died"):
+        list(LocalExecutor(CHEAP, workers=1).run([bomb(name) for name in "abcd"]))
+
+
+def test_cancelled_dask_job_is_queued_again_then_transient():
+    losses = _Losses()
+    job = fake_job()
+    assert losses.lost(job, "cancelled") is None
+    again = losses.lost(job, "cancelled")
+    assert again is not None and again.transient and again.labels is None
 
 
 def test_workers_run_with_the_threads_asked_for_and_parent_is_left_alone():
@@ -198,6 +272,7 @@ def test_store_round_trip_and_assembly(tmp_path):
     store.open(CHEAP.as_dict())
     store.save(fake_job("b"), FAKE_LABELS)
     store.save(fake_job("a", [[0.0, 0, 0], [0, 0, 0.8]]), FAKE_LABELS)
+    store.record_failure(fake_job("c"), "not converged")
     assert store.assemble({"level_of_theory": CHEAP.level_of_theory(), "licence": "CC0-1.0"}) == 2
     frames = HDF5Frames(tmp_path / "out.h5")
     first = frames[0]
@@ -205,6 +280,7 @@ def test_store_round_trip_and_assembly(tmp_path):
     assert first.energy == FAKE_LABELS.energy
     assert first.extras["scf_cycles"] == 5 and first.extras["molecule"] == "[H][H]"
     np.testing.assert_array_equal(first.density_coefficients, np.arange(6.0))
+    assert frames.attrs["failed_jobs"] == {"count": 1, "reasons": ["[H][H] (given): not converged"]}
     assert frames.attrs["level_of_theory"]["density_metric"] == "coulomb" and frames.attrs["licence"] == "CC0-1.0"
 
 
@@ -241,8 +317,6 @@ def test_two_runs_on_one_output_are_refused(tmp_path):
 
 
 def test_progress_without_a_terminal_prints_rate(tmp_path, monkeypatch):
-    from scf_accel.labelrun import run_plan
-
     store = PartStore(tmp_path / "out.h5")
     store.open(CHEAP.as_dict())
     plan = make_plan([[fake_job("a")]], store, 0)
