@@ -15,6 +15,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.data import chemical_symbols
 
 from mlip.data.skin import Edges, SkinNeighborList
+from mlip.device import usable_device
 from mlip.errors import CheckpointError, ConfigError, StructureError
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -63,7 +64,7 @@ class MLIPCalculator(Calculator):
         min_distance: float = 0.2,
     ) -> None:
         super().__init__()
-        self.device = _usable_device(device)
+        self.device = usable_device(device)
         self.model = _frozen_model(model, self.device, _known_dtype(dtype))
         self.min_distance = float(min_distance)
         self._neighbors = SkinNeighborList(_cutoff(self.model), skin)
@@ -256,17 +257,6 @@ def _known_dtype(dtype: str | torch.dtype | None) -> str | None:
     if word not in _DTYPES:
         raise ConfigError(f"dtype is {word!r}; choose float32 or float64")
     return word
-
-
-def _usable_device(device: str | torch.device) -> torch.device:
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        have = f"cpu, cuda ({torch.cuda.device_count()} found)" if torch.cuda.is_available() else "cpu"
-        why = str(error).splitlines()[0]
-        raise ConfigError(f"device {device!s} cannot be used ({why}); available here: {have}") from error
-    return found
 
 
 def _frozen_model(model: str | Path | torch.nn.Module, device: torch.device, dtype: str | None) -> torch.nn.Module:

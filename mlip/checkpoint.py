@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mlip import __version__
+from mlip.device import usable_device
 from mlip.errors import CheckpointError
 from mlip.files import atomic_path
 from mlip.models import ModelConfig, Potential, parse_dtype
@@ -112,7 +113,13 @@ def read_header(path_or_name: str | Path) -> dict[str, Any]:
 def load_model(
     path_or_name: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> Potential:
-    """A trained potential in evaluation mode; ``dtype`` overrides the type it was saved in."""
+    """A trained potential in evaluation mode; ``dtype`` overrides the type it was saved in.
+
+    Raises:
+        CheckpointError: no such model, or a damaged one.
+        ConfigError: ``device`` cannot be used here.
+    """
+    place = usable_device(device)
     path = find_model(path_or_name)
     header = read_header(path)
     try:
@@ -127,7 +134,8 @@ def load_model(
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         model.load_state_dict(state)
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: header and weights do not fit together ({str(error).splitlines()[0]})") from error
-    model.metadata = header["metadata"]
-    return model.to(device).eval()
+        model.metadata = dict(header["metadata"])
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: header and weights do not fit together ({why})") from error
+    return model.to(place).eval()
