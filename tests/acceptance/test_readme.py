@@ -26,9 +26,12 @@ def test_readme_shows_commands():
     assert len(commands()) >= 8
 
 
-@pytest.mark.parametrize("line", commands())
-def test_every_command_and_option_exists(line):
-    """Parse as the program would, without running: an unknown command or option raises."""
+def parse(line):
+    """Parse as the program would, without running: the arguments of the innermost command.
+
+    Raises:
+        click.UsageError: an unknown command or option, a bad value, a required one that is missing.
+    """
     from mlip.cli import app as mlip_app
     from scf_accel.cli import app as scf_app
 
@@ -37,8 +40,30 @@ def test_every_command_and_option_exists(line):
     context = command.make_context(program, list(arguments))
     while getattr(command, "commands", None):
         name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
-        context = command.make_context(name, rest, parent=context, resilient_parsing=True)
-    assert not context.args, f"not understood: {context.args}"
+        context = command.make_context(name, rest, parent=context)
+    return context.params
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_and_option_exists(line):
+    assert parse(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("mlip trian my.yaml", "No such command"),
+        ("mlip train my.yaml --dryrun", "No such option"),
+        ("mlip train", "[Mm]issing .*config"),
+        ("mlip relax structure.cif", "[Mm]issing .*model"),
+        ("mlip md structure.cif --model m --steps many", "valid int"),
+        ("mlip data audit a.xyz --nead energy", "No such option"),
+        ("mlip info a b", "unexpected extra argument"),
+    ],
+)
+def test_a_command_that_is_wrong_does_not_parse(line, message):
+    with pytest.raises(Exception, match=message):
+        parse(line)
 
 
 def test_python_example_runs(tmp_path, monkeypatch):
