@@ -48,7 +48,8 @@ def train(
 def evaluate(
     model: Annotated[str, typer.Argument(help="Checkpoint, run folder, or the name of a shipped model.")],
     data: Annotated[Path, typer.Argument(help="Labelled structures.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for tables and parity plots.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for tables and parity plots. Default: eval-DATASTEM.")] = None,
+    no_plots: Annotated[bool, typer.Option("--no-plots", help="No plots; tables only to an --out that is given.")] = False,
     batch_size: Annotated[int | None, typer.Option(help="Frames at a time. Default: by atoms.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     energy_key: Annotated[str | None, typer.Option(help="Name of the energy in DATA.")] = None,
@@ -56,14 +57,14 @@ def evaluate(
     stress_key: Annotated[str | None, typer.Option(help="Name of the stress in DATA.")] = None,
     units: Annotated[str | None, typer.Option(help="Units of DATA, e.g. energy=Hartree,length=Bohr.")] = None,
 ) -> None:
-    """Print the errors of a model on labelled structures, by quantity and element.
+    """Print and plot the errors of a model on labelled structures, by quantity and element.
 
     Example: mlip eval runs/organics-small/model.safetensors datasets/organics/organics.h5 --out evaluation
     """
     from mlip.training.commands import eval_command
 
     keys = {"energy": energy_key, "forces": forces_key, "stress": stress_key}
-    eval_command(model, data, out, batch_size, device, keys, units)
+    eval_command(model, data, out, batch_size, device, keys, units, plots=not no_plots)
 
 
 @app.command()
@@ -179,6 +180,8 @@ def data_convert(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing OUT.")] = False,
 ) -> None:
     """Convert extended XYZ, ASE databases, VASP output or HDF5 to HDF5 (.h5) or extended XYZ (.extxyz).
+
+    From VASP output the energy is energy(sigma->0); with smearing, the forces belong to --energy-key free_energy.
 
     Example: mlip data convert train.xyz more.xyz all.h5 --energy-key REF_energy --forces-key REF_forces
     """

@@ -45,7 +45,7 @@ class DataSection(Section):
         batch_size: frames in a step; or give ``max_atoms``/``max_edges`` instead.
         max_atoms: largest number of atoms in a step.
         max_edges: largest number of directed edges in a step.
-        valid_batch_size: frames in an evaluation batch (``None``: four times the training batch).
+        valid_batch_size: frames in an evaluation batch (``None``: as many as have at most 512 atoms together).
         num_workers: loader processes; 0 builds batches in the training process (best for graphs held in memory).
         cache_mb: memory for graphs held between epochs, MiB.
     """
@@ -104,7 +104,8 @@ class LossTerm(Section):
     """One label's share of the loss.
 
     Attributes:
-        weight: factor of this term; 0 leaves the label out (it may then be missing in the data).
+        weight: factor of this term; 0 leaves the label out (it may then be missing in the data), unless it has a weight
+            in ``training.stage_two``.
         kind: ``l1`` |x|, ``l2`` x^2, ``huber`` (x^2/2 below ``delta``, delta (|x| - delta/2) above).
         delta: where ``huber`` turns linear, in the label's unit (eV/atom or eV, eV/Angstrom, eV/Angstrom^3).
     """
@@ -142,7 +143,10 @@ class EarlyStopping(Section):
 
 
 class StageTwo(Section):
-    """Other loss weights in the last part of the run (``None`` keeps a weight). ``start`` is a share of the run."""
+    """Other loss weights in the last part of the run (``None`` keeps a weight). ``start`` is a share of the run.
+
+    A label that has a weight only here is audited, predicted and reported from the start.
+    """
 
     start: Annotated[float, Field(gt=0, lt=1)] = 0.75
     energy: NotNegative | None = None
@@ -199,7 +203,8 @@ class TrainingSection(Section):
 
 
 class RunSection(Section):
-    """Where the run's files go. ``overwrite`` starts anew in a folder that holds another run."""
+    """Where the run's files go. ``overwrite`` replaces a finished run or one of another config; an unfinished run of the
+    same config is resumed all the same (``--restart`` discards it)."""
 
     dir: str = "runs/mlip"
     overwrite: bool = False
@@ -214,6 +219,15 @@ class RunConfig(Section):
     loss: LossSection = LossSection()
     training: TrainingSection = TrainingSection(max_epochs=100)
     run: RunSection = RunSection()
+
+    @property
+    def active_terms(self) -> tuple[str, ...]:
+        """Terms of the loss that have a weight in some part of the run: these labels are needed, predicted, summed."""
+        stage = self.training.stage_two
+        names = ("energy", "forces", "stress")
+        return tuple(
+            name for name in names if getattr(self.loss, name).weight > 0 or (stage and (getattr(stage, name) or 0) > 0)
+        )
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -44,9 +44,12 @@ def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dr
 
 def eval_command(
     model_name: str, data: Path, out: Path | None, batch_size: int | None, device: str, keys: dict[str, str | None],
-    units: str | None,
+    units: str | None, plots: bool = True,
 ) -> None:  # fmt: skip
-    """Print, and with ``out`` write and plot, the errors of a model on a file."""
+    """Print, write and plot the errors of a model on a file; into ``out``, or ``eval-DATASTEM`` in the working directory.
+
+    Without ``plots`` nothing is plotted, and tables are written only to an ``out`` that was given.
+    """
     from mlip.data.readers import open_frames
     from mlip.data.units import LabelKeys, Units
     from mlip.training.plots import parity_plots
@@ -57,7 +60,9 @@ def eval_command(
     label_keys = LabelKeys(**keys) if any(keys.values()) else None
     frames = without_isolated_atoms(open_frames(data, label_keys, Units.parse(units) if units else None))
     model = load_model(model_name, device=device)
-    outcome = evaluate_frames(model, frames, batch_size, collect=out is not None)
+    if out is None and plots:
+        out = Path(f"eval-{data.stem}")
+    outcome = evaluate_frames(model, frames, batch_size, collect=plots)
     reports, counts = {data.stem: outcome.errors.report()}, {data.stem: len(frames)}
     if not reports[data.stem]:
         raise UserError(f"{data}: no energy, forces or stress in it to compare with; name them with --energy-key ...")
@@ -65,9 +70,9 @@ def eval_command(
     say_results(console, reports, counts)
     if out is not None:
         write_results(out, reports, counts, {"model": str(find_model(model_name)), "data": str(data)})
-        assert outcome.parity is not None
-        parity_plots({data.stem: outcome.parity}, out)
-        console.print(f"tables and plots: {out}", highlight=False, soft_wrap=True)
+        if outcome.parity is not None:
+            parity_plots({data.stem: outcome.parity}, out)
+        console.print(f"{'tables and plots' if plots else 'tables'}: {out}", highlight=False, soft_wrap=True)
 
 
 def info_command(model_name: str) -> None:

@@ -165,13 +165,8 @@ class Conductor(Callback):
             for tensor in outcome.tensors():
                 tensor.copy_(sum_over_processes(tensor))
             value = self._monitored(outcome)
-            first = not self.best
-            if value < self.progress.best_value - self._min_delta() or first:
-                self.progress.best_value = value if value == value else float("inf")
-                self.progress.best_epoch, self.progress.stale = self.progress.epoch, 0
+            if self._judge(value):
                 self.best = {name: t.detach().cpu().clone() for name, t in module.model.state_dict().items()}
-            else:
-                self.progress.stale += 1
         self._time_validation(time.monotonic() - start)
         trained = ErrorSums(module.elements)
         trained.sums = sum_over_processes(module.errors.sums)
@@ -181,6 +176,19 @@ class Conductor(Callback):
         self.progress.history.append(self._row(outcome, trained))
         if trainer.is_global_zero and self.on_validation is not None:
             self.on_validation(self.progress)
+
+    def _judge(self, value: float) -> bool:
+        """Count a validation; whether its weights are the best so far. ``min_delta`` concerns only when to stop."""
+        progress, first = self.progress, not self.best
+        value = value if value == value else float("inf")
+        if first or value < progress.reference - self._min_delta():
+            progress.reference, progress.stale = value, 0
+        else:
+            progress.stale += 1
+        if not (first or value < progress.best_value):
+            return False
+        progress.best_value, progress.best_epoch = value, progress.epoch
+        return True
 
     def _monitored(self, outcome: Evaluation) -> float:
         name = self.options.monitor

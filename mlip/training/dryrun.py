@@ -37,11 +37,12 @@ def dry_run(config: RunConfig, console: Console) -> float:
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     weights = {name: float(getattr(config.loss, name).weight) for name in TERMS}
+    terms = config.active_terms
     seconds: list[float] = []
     for graph in load_batches(graphs, batches[:TIMED_STEPS]):
         start = time.monotonic()
-        prediction = model(graph, compute_forces=True, compute_stress=weights["stress"] > 0)
-        total_loss(*loss_sums(prediction, graph, config.loss), weights).backward()
+        prediction = model(graph, compute_forces=True, compute_stress="stress" in terms)
+        total_loss(*loss_sums(prediction, graph, config.loss, terms), weights).backward()
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.monotonic() - start)

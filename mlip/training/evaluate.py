@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +104,7 @@ def evaluate(
     elements: Iterable[int],
     *,
     loss: LossSection | None = None,
+    terms: Collection[str] = TERMS,
     stress: bool = True,
     collect: bool = False,
 ) -> Evaluation:
@@ -113,7 +114,7 @@ def evaluate(
         model: takes a graph dict, returns ``energy``, ``forces`` and ``stress`` (eV, Angstrom).
         batches: graph dicts on the model's device.
         elements: atomic numbers that may occur.
-        loss: also sum these penalties.
+        loss: also sum these penalties. terms: of these labels.
         stress: compute stresses, for batches that have stress labels.
         collect: keep labels and predictions for parity plots.
     """
@@ -130,8 +131,7 @@ def evaluate(
                 prediction.pop("stress", None)
             errors.add(prediction, graph)
             if loss is not None:
-                penalised = loss if wanted else without_stress(loss)
-                sums, number = loss_sums(prediction, graph, penalised)
+                sums, number = loss_sums(prediction, graph, loss, [name for name in terms if name in prediction])
                 counts += number.cpu()
                 for index, name in enumerate(TERMS):
                     if name in sums:
@@ -139,8 +139,3 @@ def evaluate(
             if parity is not None:
                 parity.add(prediction, graph)
     return Evaluation(errors, penalties, counts, parity)
-
-
-def without_stress(loss: LossSection) -> LossSection:
-    """The same loss with the stress left out (for a batch in which no frame has one)."""
-    return loss.model_copy(update={"stress": loss.stress.model_copy(update={"weight": 0.0})})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -40,15 +40,19 @@ def label_differences(prediction: dict[str, Tensor], graph: dict[str, Any], name
 
 
 def loss_sums(
-    prediction: dict[str, Tensor], graph: dict[str, Any], config: LossSection
+    prediction: dict[str, Tensor], graph: dict[str, Any], config: LossSection, terms: Collection[str]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Unweighted sums of the penalties of a batch by term, and how many labels each sums over, ``[3]`` float64."""
+    """Unweighted sums of the penalties of a batch by term, and how many labels each sums over, ``[3]`` float64.
+
+    Args:
+        terms: which of :data:`TERMS` to sum; each must be in ``prediction``.
+    """
     sums: dict[str, Tensor] = {}
     counts = torch.zeros(len(TERMS), dtype=torch.float64, device=graph["energy"].device)
     for index, name in enumerate(TERMS):
-        term: LossTerm = getattr(config, name)
-        if term.weight <= 0:
+        if name not in terms:
             continue
+        term: LossTerm = getattr(config, name)
         difference = label_differences(prediction, graph, name, per_atom=getattr(term, "per_atom", False))
         sums[name] = penalty(difference, term.kind, term.delta).sum()
         counts[index] = difference.numel()

@@ -47,11 +47,12 @@ class PotentialModule(LightningModule):
 
     def training_step(self, graph: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch, normalised over all processes."""
-        stress = self.config.loss.stress.weight > 0
+        terms = self.config.active_terms
+        stress = "stress" in terms
         prediction = self.model(graph, compute_forces=True, compute_stress=stress)
         if not stress:
             prediction = {name: value for name, value in prediction.items() if name != "stress"}
-        sums, counts = loss_sums(prediction, graph, self.config.loss)
+        sums, counts = loss_sums(prediction, graph, self.config.loss, terms)
         self.step_errors = ErrorSums(self.elements)
         self.step_errors.add(prediction, graph)
         self.errors.sums += self.step_errors.sums

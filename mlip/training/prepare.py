@@ -38,7 +38,7 @@ class Prepared:
         train, valid: frames. tests: frames by name. audits: report by set.
         elements: atomic numbers in the training set. e0: eV by atomic number. e0_note: where they come from.
         force_rms: root mean square of the training forces, eV/Angstrom. level_of_theory: of the training file.
-        fingerprint: SHA-256 of the training file.
+        fingerprint: SHA-256 of the training file. charges, spins: all that occur in the training set, sorted.
     """
 
     train: Sequence[Frame]
@@ -51,6 +51,8 @@ class Prepared:
     level_of_theory: object
     fingerprint: str
     audits: dict[str, AuditReport] = field(default_factory=dict)
+    charges: list[int] = field(default_factory=lambda: [0])
+    spins: list[int] = field(default_factory=lambda: [0])
 
     def sets(self) -> dict[str, Sequence[Frame]]:
         """Everything that the results table covers: some of train, valid, tests."""
@@ -62,10 +64,10 @@ def prepare(config: RunConfig) -> Prepared:
 
     Raises:
         DataError: a label that has a weight is missing or impossible; an element of valid or test is not in train.
-        ConfigError: E0 as asked for cannot be had from these data.
+        ConfigError: E0 as asked for cannot be had from these data; the validation set lacks the monitored label.
     """
     data = config.data
-    needed = {name for name in ("energy", "forces", "stress") if getattr(config.loss, name).weight > 0}
+    needed = set(config.active_terms)
     everything = open_frames(data.train, data.keys, data.units)
     audits = {"train": audit_frames(everything, needed=needed)}
     atoms = isolated_atom_energies(_single_atoms(everything))
@@ -75,6 +77,7 @@ def prepare(config: RunConfig) -> Prepared:
         audits["valid"] = audit_frames(valid, needed=needed)
     else:
         train, valid = split_frames(train, data.valid, data.split_seed, data.split_by or "frame")
+    check_monitor(config, valid)
     tests = {
         name: without_isolated_atoms(open_frames(path, data.keys, data.units))
         for name, path in test_files(config).items()
@@ -82,6 +85,7 @@ def prepare(config: RunConfig) -> Prepared:
     for name, frames in tests.items():
         audits[name] = audit_frames(frames, needed=set())
     elements = _elements(train)
+    charges, spins = _charges_and_spins(train)
     for name, frames in {"valid": valid, **tests}.items():
         unknown = [chemical_symbols[z] for z in _elements(frames) if z not in elements]
         if unknown:
@@ -89,7 +93,25 @@ def prepare(config: RunConfig) -> Prepared:
     e0, note = reference_energies(config, train, elements, atoms)
     scale = force_rms(train)
     theory = getattr(everything, "attrs", {}).get("level_of_theory")
-    return Prepared(train, valid, tests, elements, e0, note, scale, theory, fingerprint(data.train), audits)
+    return Prepared(
+        train, valid, tests, elements, e0, note, scale, theory, fingerprint(data.train), audits, charges, spins
+    )  # fmt: skip
+
+
+def check_monitor(config: RunConfig, valid: Sequence[Frame]) -> None:
+    """Refuse to monitor the error of a label that no validation frame has.
+
+    Raises:
+        ConfigError: that is so.
+    """
+    label = config.training.monitor.partition("_")[0]
+    if label == "loss":
+        return
+    if not any((value := getattr(frame, label)) is not None and np.isfinite(value).any() for frame in valid):
+        raise ConfigError(
+            f"training.monitor is {config.training.monitor}, and no validation frame has a label {label}; "
+            "monitor loss or another label, or give data.valid that has it"
+        )
 
 
 def test_files(config: RunConfig) -> dict[str, str]:
@@ -122,6 +144,12 @@ def _elements(frames: Sequence[Frame]) -> list[int]:
     for frame in frames:
         found.update(np.unique(frame.atomic_numbers).tolist())
     return sorted(int(z) for z in found)
+
+
+def _charges_and_spins(frames: Sequence[Frame]) -> tuple[list[int], list[int]]:
+    """Total charges and numbers of unpaired electrons that occur, sorted; 0 where a frame says nothing."""
+    pairs = {(int(frame.charge), int(frame.spin)) for frame in frames}
+    return sorted({charge for charge, _ in pairs}), sorted({spin for _, spin in pairs})
 
 
 def reference_energies(

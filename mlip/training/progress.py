@@ -35,7 +35,7 @@ class LiveProgress(Callback):
         self.bar: Progress | None = None
         self._recent: ErrorSums | None = None
         self._last_line = 0.0
-        self._validations = 0
+        self._validations = self._skipped = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.console.is_terminal:
@@ -45,6 +45,7 @@ class LiveProgress(Callback):
             )  # fmt: skip
             self.bar.add_task("train", total=1.0, epoch=0, text="")
             self.bar.start()
+        self._skipped = self.conductor.progress.skipped
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -55,6 +56,7 @@ class LiveProgress(Callback):
         self._remember(pl_module)
         progress, share = self.conductor.progress, min(1.0, self.conductor.share)
         history = progress.history
+        self._warn_of_skipped()
         if len(history) > self._validations and progress.epoch > 0:
             self._validations = len(history)
             if self.bar is None and (time.monotonic() - self._last_line >= LINE_EVERY or progress.finished):
@@ -66,6 +68,17 @@ class LiveProgress(Callback):
             self.bar.update(
                 self.bar.task_ids[0], completed=share, epoch=progress.epoch + (progress.batch > 0), text=self._text(),
                 elapsed=progress.elapsed, left=left,
+            )  # fmt: skip
+
+    def _warn_of_skipped(self) -> None:
+        """At the end of an epoch, if steps were left out in it."""
+        progress = self.conductor.progress
+        count = progress.skipped - self._skipped
+        if progress.batch == 0 and count > 0:
+            self._skipped = progress.skipped
+            self.console.print(
+                f"warning: {count} steps left out in epoch {progress.epoch}: their gradient was not finite",
+                style="yellow", markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
 
     def _remember(self, module: PotentialModule) -> None:

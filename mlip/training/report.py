@@ -38,6 +38,13 @@ def describe_data(
     for name, report in data.audits.items():
         for warning in report.warnings:
             console.print(f"{name}: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for what, values in (("charge", data.charges), ("spin", data.spins)):
+        if len(values) > 1:
+            console.print(
+                f"train: total {what}s {', '.join(map(str, values))} occur; the network has no input for it and cannot "
+                "tell such frames apart",
+                style="yellow", markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
     console.print(
         f"force RMS {data.force_rms:.3f} eV/A, {model.avg_num_neighbors:.1f} neighbours within {model.cutoff:g} A; "
         f"model: {model.num_parameters():,} parameters",
@@ -94,6 +101,7 @@ def finish(
     }
     metadata = {"level_of_theory": data.level_of_theory or "not stated by the data file"}
     metadata |= {"training": about, "training_data": {"file": Path(config.data.train).name, "sha256": data.fingerprint}}
+    metadata |= {"charges": data.charges, "spins": data.spins}
     save_model(model, folder.model, metadata)
     start = time.monotonic()
     outcomes = {}
@@ -110,12 +118,23 @@ def finish(
     about["evaluation_seconds"] = round(time.monotonic() - start, 1)
     write_results(folder.path, reports, frames_of, about)
     say_results(console, reports, frames_of)
+    warn_of_skipped(console, progress)
     console.print(
         f"{progress.finished}: {progress.epoch} epochs, {progress.step} steps in {clock(progress.elapsed)}; "
         f"best at epoch {progress.best_epoch}\nmodel, tables and plots: {folder.path}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
     return {"errors": reports, "frames": frames_of, **about}
+
+
+def warn_of_skipped(console: Console, progress: Progress) -> None:
+    """Say how many steps were left out for a gradient that was not finite, if any were."""
+    if progress.skipped:
+        console.print(
+            f"warning: {progress.skipped} of {progress.step} steps were left out: the gradient was not finite; "
+            "look for broken labels with `mlip data audit`, or lower training.lr",
+            style="yellow", markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def table_width(table: Table) -> int:

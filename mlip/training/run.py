@@ -33,7 +33,7 @@ from mlip.training.progress import LiveProgress
 from mlip.training.report import describe_data, finish
 from mlip.training.runfolder import RunFolder
 from mlip.training.schedule import Budget
-from mlip.training.state import Progress, read_checkpoint
+from mlip.training.state import progress_of, read_checkpoint
 
 
 def train(
@@ -121,7 +121,7 @@ def _finished(config: RunConfig, budget: Budget, folder: RunFolder, model: Poten
     """A run that had been trained to the end but was stopped before its results were written."""
     content = read_checkpoint(folder.checkpoint)
     conductor = Conductor(config, lambda _: evaluate(model, [], model.elements), budget, folder.checkpoint)
-    conductor.progress, conductor.best = Progress(**content["progress"]), content["best"]
+    conductor.progress, conductor.best = progress_of(content), content["best"]
     return conductor
 
 
@@ -144,7 +144,7 @@ class Validator:
             self._kept = list(load_batches(self.graphs, mine))
         source = self._kept if self._kept is not None else load_batches(self.graphs, mine, self.config.data.num_workers)
         batches = (to_device(graph, device) for graph in source)
-        return evaluate(model, batches, self.elements, loss=self.config.loss, stress=True)
+        return evaluate(model, batches, self.elements, loss=self.config.loss, terms=self.config.active_terms)
 
 
 def final_cost(data: Prepared) -> float:

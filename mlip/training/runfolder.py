@@ -41,25 +41,34 @@ class RunFolder:
         """Make the folder, or find an unfinished run of the same config in it; returns whether that is resumed.
 
         Raises:
-            ConfigError: the folder holds a finished run, a run of another config, or files that are not a run's.
+            ConfigError: the folder holds a finished run or a run of another config (and ``run.overwrite`` is not set), or
+                files that are not a run's.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run.dir: {self.path} is a file; choose another folder")
         present = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
         resumed = False
         if present & set(WRITTEN):
-            if restart or config.run.overwrite:
+            if restart or not self._goes_on(config):
                 for name in WRITTEN:
                     (self.path / name).unlink(missing_ok=True)
-            else:
-                self._check_same(config)
-                resumed = self.checkpoint.exists()
+            resumed = self.checkpoint.exists()
         elif any(not name.startswith(("mlip-error", ".")) for name in present):
             raise ConfigError(f"run.dir: {self.path} holds files that are not a run's; choose another run.dir")
         self.path.mkdir(parents=True, exist_ok=True)
         atomic_write_text(self.path / "config.yaml", dump_config(config))
         atomic_write_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
         return resumed
+
+    def _goes_on(self, config: RunConfig) -> bool:
+        """Whether the run that the folder holds is to be continued; with ``run.overwrite`` any other one is replaced."""
+        try:
+            self._check_same(config)
+        except ConfigError:
+            if not config.run.overwrite:
+                raise
+            return False
+        return True
 
     def _check_same(self, config: RunConfig) -> None:
         choice = "--restart to start anew, or --set run.dir=ANOTHER"

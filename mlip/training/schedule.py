@@ -40,7 +40,7 @@ class Budget:
 
     def resume(self, spent: float) -> None:
         """Go on from ``spent`` seconds; what this process needed to start up is counted too."""
-        self._spent = spent
+        self._spent += spent
 
     @property
     def usable(self) -> float | None:

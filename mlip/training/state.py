@@ -25,7 +25,8 @@ class Progress:
         elapsed: seconds of wall time used by all parts of the run.
         lr: rate of the last step. skipped: steps left out for a gradient that was not finite.
         best_value: best validation so far of the monitored number (eV or loss units). best_epoch: when it was reached.
-        stale: validations without improvement since then.
+        reference: value that early stopping compares with: the last one that was better by ``min_delta``.
+        stale: validations without such an improvement.
         history: one row of numbers a validation, as in ``log.csv``.
         finished: why the run ended (empty while it runs).
     """
@@ -38,6 +39,7 @@ class Progress:
     skipped: int = 0
     best_value: float = float("inf")
     best_epoch: int = 0
+    reference: float = float("inf")
     stale: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     finished: str = ""
@@ -85,6 +87,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def progress_of(content: dict[str, Any]) -> Progress:
+    """The progress in a checkpoint; those of before ``reference`` was kept had it equal to ``best_value``."""
+    values = content["progress"]
+    return Progress(**{"reference": values["best_value"], **values})
+
+
 def restore(
     content: dict[str, Any], module: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
 ) -> tuple[Progress, dict[str, Tensor]]:
@@ -93,4 +101,4 @@ def restore(
     optimizer.load_state_dict(content["optimizer"])
     average.load_state_dict(content["average"])
     torch.set_rng_state(content["random"])
-    return Progress(**content["progress"]), content["best"]
+    return progress_of(content), content["best"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from training_toys import emt_structures
 
-from mlip.config import LossSection
+from mlip.config import LossSection, RunConfig
 from mlip.data.graph import collate, frame_to_graph, graph_dict
 from mlip.data.labels import AtomsReader
-from mlip.training.evaluate import evaluate, without_stress
+from mlip.training.evaluate import evaluate
 from mlip.training.loader import evaluation_batches, merge_graphs
-from mlip.training.losses import label_differences, loss_sums, penalty, total_loss
+from mlip.training.losses import TERMS, label_differences, loss_sums, penalty, total_loss
 from mlip.training.metrics import ErrorSums
 
 NAN = float("nan")
@@ -58,7 +58,7 @@ def test_the_loss_is_the_weighted_mean_over_labels_that_exist():
     config = LossSection.model_validate(
         {part: {"weight": 1, "kind": kind} for part, kind in (("energy", "l1"), ("forces", "l2"), ("stress", "l1"))}
     )
-    sums, counts = loss_sums(prediction, graph, config)
+    sums, counts = loss_sums(prediction, graph, config, TERMS)
     assert counts.tolist() == [2, 8, 6]
     weights = {"energy": 2.0, "forces": 3.0, "stress": 5.0}
     expected = 2 * (0.5 / 1 + 1.0 / 2) / 2 + 3 * (0.01 + 4.0 + 0.16) / 8 + 5 * 0.3 / 6
@@ -71,18 +71,30 @@ def test_energy_can_be_compared_in_total():
     assert label_differences(prediction, graph, "energy", per_atom=True).tolist() == [0.5, -0.5]
 
 
-def test_a_weight_of_zero_needs_no_prediction():
+def test_a_term_that_is_not_active_needs_no_prediction():
     prediction, graph = small_batch()
     del prediction["stress"]
-    config = without_stress(LossSection())
-    assert set(loss_sums(prediction, graph, config)[0]) == {"energy", "forces"}
+    assert set(loss_sums(prediction, graph, LossSection(), ("energy", "forces"))[0]) == {"energy", "forces"}
+
+
+def test_a_weight_in_stage_two_alone_makes_a_term_active():
+    def active(loss, stage):
+        values = {"data": {"train": "x"}, "loss": loss, "training": {"max_epochs": 1, "stage_two": stage}}
+        return RunConfig.model_validate(values).active_terms
+
+    assert active({}, None) == active({}, {"stress": 0.0}) == ("energy", "forces")
+    assert active({}, {"stress": 2.0}) == TERMS
+    assert active({"energy": {"weight": 0.0}}, {"stress": 1.0}) == ("forces", "stress")
+    assert active({"energy": {"weight": 0.0}}, {"energy": 1.0}) == ("energy", "forces")
+    assert active({}, {"forces": 0.0}) == ("energy", "forces")  # needed in the first part
 
 
 def test_two_processes_average_to_one():
     """Gradients are averaged over processes: the mean of the two losses is the loss of the whole batch."""
     prediction, graph = small_batch()
     config = LossSection()
-    whole, counts = loss_sums(prediction, graph, config)
+    terms = ("energy", "forces")
+    whole, counts = loss_sums(prediction, graph, config, terms)
     weights = {"energy": 1.0, "forces": 1.0, "stress": 0.0}
     parts = []
     for index in (0, 1):
@@ -90,7 +102,7 @@ def test_two_processes_average_to_one():
         part = {**{k: v[rows] for k, v in graph.items() if k in ("forces", "atomic_numbers")}, "num_graphs": 1}
         part |= {"batch": torch.zeros(int(rows.sum()), dtype=torch.int64), "energy": graph["energy"][[index]]}
         guess = {"energy": prediction["energy"][[index]], "forces": prediction["forces"][rows]}
-        sums, _ = loss_sums(guess, part, config)
+        sums, _ = loss_sums(guess, part, config, terms)
         parts.append(total_loss(sums, counts, weights, world_size=2, reduce=lambda c: c))
     assert float(sum(parts)) / 2 == pytest.approx(float(total_loss(whole, counts, weights)), abs=1e-14)
 

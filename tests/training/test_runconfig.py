@@ -109,6 +109,24 @@ def test_a_run_folder_is_entered_by_its_own_config_only(tmp_path):
     assert not folder.checkpoint.exists() and not folder.results.exists()
 
 
+def test_overwrite_resumes_an_unfinished_run_of_the_same_config(tmp_path):
+    """The same command after kill -9 goes on, also with run.overwrite; a finished or a different run is replaced."""
+    values = toy_values(tmp_path)
+    values["run"]["overwrite"] = True
+    config = load_config(write_config(tmp_path, values))
+    folder = RunFolder(config.run.dir)
+    folder.enter(config, restart=False)
+    folder.checkpoint.touch()
+    assert folder.enter(config, restart=False) is True and folder.checkpoint.exists()
+    other = parse_config(apply_overrides(config.model_dump(), ["training.lr=0.5"]))
+    assert folder.enter(other, restart=False) is False and not folder.checkpoint.exists()
+    folder.checkpoint.touch()
+    folder.results.touch()
+    assert folder.enter(other, restart=False) is False and not folder.results.exists()
+    folder.checkpoint.touch()
+    assert folder.enter(other, restart=True) is False and not folder.checkpoint.exists()
+
+
 def test_a_foreign_folder_is_left_alone(tmp_path):
     values = toy_values(tmp_path / "data")
     values["run"]["dir"] = str(tmp_path / "mine")

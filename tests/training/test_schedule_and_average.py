@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 
 import pytest
 import torch
+from rich.console import Console
 
 from mlip.config import RunConfig, TrainingSection
 from mlip.errors import UserError
+from mlip.training.conductor import Conductor
 from mlip.training.ema import WeightAverage
 from mlip.training.module import MAX_BAD_STEPS, PotentialModule
 from mlip.training.optimizer import decays, make_optimizer
+from mlip.training.progress import LiveProgress
+from mlip.training.report import warn_of_skipped
 from mlip.training.schedule import Budget, learning_rate
+from mlip.training.state import progress_of
 
 
 def options(**values):
@@ -41,7 +47,44 @@ def test_a_budget_keeps_time_for_the_end_and_goes_on_when_resumed():
     assert budget.usable == 50.0  # never more than half
     budget.resume(70.0)
     assert 70.0 <= budget.elapsed < 75.0
+    resumed = Budget(100.0, spent=6.0)  # importing torch took that long
+    resumed.resume(70.0)
+    assert 76.0 <= resumed.elapsed < 81.0
     assert Budget(None).usable is None and Budget(None).progress(1e9) == 0.0
+
+
+def test_min_delta_says_when_to_stop_not_which_weights_to_keep(tmp_path):
+    training = {"max_epochs": 9, "early_stopping": {"patience": 3, "min_delta": 1.0}}
+    config = RunConfig.model_validate({"data": {"train": "x"}, "training": training})
+    conductor = Conductor(config, lambda model: None, Budget(None), tmp_path / "none.ckpt")
+    seen = []
+    for epoch, value in enumerate((5.0, 4.5, 4.7, 3.9, 3.5, float("nan"))):
+        conductor.progress.epoch = epoch
+        if kept := conductor._judge(value):
+            conductor.best = {"weight": torch.zeros(1)}
+        seen.append((kept, conductor.progress.best_value, conductor.progress.stale))
+    assert seen == [(True, 5.0, 0), (True, 4.5, 1), (False, 4.5, 2), (True, 3.9, 0), (True, 3.5, 1), (False, 3.5, 2)]
+    assert conductor.progress.best_epoch == 4
+
+
+def test_a_checkpoint_of_before_the_reference_value_still_loads():
+    old = {"step": 7, "best_value": 0.5, "best_epoch": 2, "stale": 3, "history": [], "finished": ""}
+    assert progress_of({"progress": old}).reference == 0.5
+    assert progress_of({"progress": {**old, "reference": 0.7}}).reference == 0.7
+
+
+def test_steps_that_are_left_out_are_told_at_the_end_of_an_epoch(tmp_path):
+    config = RunConfig.model_validate({"data": {"train": "x"}})
+    conductor = Conductor(config, lambda model: None, Budget(None), tmp_path / "none.ckpt")
+    console = Console(file=io.StringIO(), width=200)
+    live = LiveProgress(console, conductor)
+    progress = conductor.progress
+    for progress.skipped, progress.batch, progress.epoch in ((0, 0, 1), (2, 1, 1), (2, 0, 2), (2, 0, 3), (3, 0, 4)):
+        live._warn_of_skipped()
+    lines = console.file.getvalue().splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["2 steps left out in epoch 2", "1 steps left out in epoch 4"]
+    warn_of_skipped(console, progress)
+    assert "3 of 0 steps were left out" in console.file.getvalue()
 
 
 def test_the_average_follows_its_recurrence():

@@ -44,6 +44,7 @@ def toy_values(folder: Path, epochs: int = 3, **training: object) -> dict:
             ase.io.write(folder / f"{name}.extxyz", emt_structures(count, seed))
     files = {name: str(folder / f"{name}.extxyz") for name in ("train", "valid", "test")}
     options = {"max_epochs": epochs, "lr": 0.01, "precision": "float64", "ema_decay": 0.9, "threads": 1}
+    options["accelerator"] = "cpu"  # a machine with a GPU shall give the same numbers
     return {
         "data": {**files, "batch_size": 3},
         "model": {"channels": 4, "l_max": 1, "num_layers": 1, "cutoff": 4.0},
