@@ -27,7 +27,7 @@ from scf_accel.structures import Structure, rng_for, structure_from_smiles
 
 ROWS: list[tuple[str, LabelSettings, dict[str, Any]]] = [
     ("level 2, 1e-9 (chosen)", LabelSettings(), {}),
-    ("level 2, 1e-9, stock PySCF integrator", LabelSettings(), {"stock": True}),
+    ("level 2, 1e-9, stock integrator and integrals anew each cycle", LabelSettings(), {"stock": True}),
     ("level 2, 1e-9, no grid response", LabelSettings(), {"grid_response": False}),
     ("level 2, 1e-9, extra last cycle", LabelSettings(), {"conv_check": True}),
     ("level 2, 1e-7", LabelSettings(conv_tol=1e-7), {}),

@@ -7,10 +7,23 @@ cycle run over blocks that stay in the processor's cache. The XC part of a cycle
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pyscf.dft import gen_grid, numint
+
+MAX_BYTES = 3_000_000_000
+
+
+def memory_share(workers: int) -> int:
+    """Bytes that one of ``workers`` processes may keep: half its share of the memory now free, at most 3e9."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return MAX_BYTES
+    return min(MAX_BYTES, free // (2 * workers))
 
 
 class CachedNumInt(numint.NumInt):
@@ -23,7 +36,7 @@ class CachedNumInt(numint.NumInt):
         block_points: grid points per block.
     """
 
-    def __init__(self, max_bytes: int = 3_000_000_000, block_points: int = 20 * gen_grid.BLKSIZE) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES, block_points: int = 20 * gen_grid.BLKSIZE) -> None:
         super().__init__()
         self.max_bytes, self.block_points = max_bytes, block_points
         self.clear()

@@ -58,14 +58,19 @@ class _Losses:
         return None
 
 
-def run_job(job: Job, settings: LabelSettings, threads: int = 1) -> Result:
-    """Label one job in this process; every exception becomes a reason."""
+def run_job(job: Job, settings: LabelSettings, threads: int = 1, workers: int | None = None) -> Result:
+    """Label one job in this process; every exception becomes a reason.
+
+    ``workers`` processes share this machine's memory; ``None``: as many as its cores allow.
+    """
     from pyscf import lib
+
+    workers = workers or max(1, (os.cpu_count() or 1) // threads)
 
     lib.num_threads(threads)
     s = job.structure
     try:
-        return Result(job, compute_labels(s.numbers, s.positions, s.charge, s.spin, settings))
+        return Result(job, compute_labels(s.numbers, s.positions, s.charge, s.spin, settings, workers))
     except UserError as error:
         return Result(job, reason=str(error))
     except MemoryError:
@@ -77,7 +82,7 @@ def run_job(job: Job, settings: LabelSettings, threads: int = 1) -> Result:
 # ---------------------------------------------------------------------------------------------------- local
 
 
-def _worker(pipe: Connection, settings: LabelSettings, threads: int, nice: int) -> None:
+def _worker(pipe: Connection, settings: LabelSettings, threads: int, nice: int, workers: int | None = None) -> None:
     """Loop of a worker process: a job in, a result out, until ``None`` or the parent is gone."""
     import signal
 
@@ -87,7 +92,7 @@ def _worker(pipe: Connection, settings: LabelSettings, threads: int, nice: int) 
         os.nice(nice)
     try:
         while (job := pipe.recv()) is not None:
-            pipe.send(run_job(job, settings, threads))
+            pipe.send(run_job(job, settings, threads, workers))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -110,10 +115,10 @@ def _child_threads(threads: int) -> Iterator[None]:
 class _Worker:
     """A worker process with its pipe and the job it has in hand."""
 
-    def __init__(self, settings: LabelSettings, threads: int, nice: int) -> None:
+    def __init__(self, settings: LabelSettings, threads: int, nice: int, workers: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, child = context.Pipe()
-        self.process = context.Process(target=_worker, args=(child, settings, threads, nice), daemon=True)
+        self.process = context.Process(target=_worker, args=(child, settings, threads, nice, workers), daemon=True)
         with _child_threads(threads):
             self.process.start()
         child.close()
@@ -167,7 +172,7 @@ class LocalExecutor:
         try:
             while queue or any(worker.job for worker in pool):
                 while queue and len(pool) < self.workers:
-                    pool.append(_Worker(self.settings, self.threads, self.nice))
+                    pool.append(_Worker(self.settings, self.threads, self.nice, self.workers))
                 for worker in pool:
                     if worker.job is None and queue:
                         with suppress(OSError):  # died while idle: collect() reports the job it was given

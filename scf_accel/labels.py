@@ -19,8 +19,9 @@ from mlip.errors import UserError
 if TYPE_CHECKING:
     from pyscf import gto
 
-HARTREE_TO_EV = 27.211386245988  # CODATA 2018, as ase.units
+HARTREE_TO_EV = 27.211386245988  # CODATA 2018; ase.units (CODATA 2014) differs by 1e-8 of it
 BOHR_TO_ANGSTROM = 0.529177210903
+COULOMB_ONLY = {"weigend", "weigend+etb", "weigendcfit"}  # PySCF's other names of def2-universal-jfit
 LAST_ALL_ELECTRON = 36  # def2 basis sets carry an effective core potential beyond Kr
 
 
@@ -50,6 +51,18 @@ class LabelSettings:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def exact_exchange(self) -> bool:
+        """Whether the functional is a hybrid."""
+        from pyscf import dft
+
+        return bool(dft.libxc.is_hybrid_xc(self.xc))
+
+    @property
+    def fitting(self) -> str:
+        """What the auxiliary basis fits: the Coulomb term, for hybrids also exact exchange."""
+        return "RI-JK: Coulomb and exact exchange" if self.exact_exchange else "RI-J"
+
     def level_of_theory(self) -> dict[str, Any]:
         """The root attributes of a labelled file."""
         import pyscf
@@ -57,7 +70,7 @@ class LabelSettings:
         return {
             **self.as_dict(),
             "method": "RKS; UKS where electrons are unpaired",
-            "coulomb": "density fitting (RI-J) in auxbasis",
+            "coulomb": f"density fitting ({self.fitting}) in auxbasis",
             "forces_from": "analytic gradient with grid response and auxiliary-basis response",
             "density_auxbasis": self.auxbasis,
             "density_metric": "coulomb",
@@ -81,6 +94,12 @@ def check_theory(settings: LabelSettings) -> None:
                 gto.basis.load(name, "H")
         except Exception as error:
             raise LabelError(f"{option} {name}: PySCF does not know this basis set") from error
+    name = settings.auxbasis.lower().replace("-", "").replace("_", "")
+    if settings.exact_exchange and (name.endswith("jfit") or name in COULOMB_ONLY):
+        raise LabelError(
+            f"--xc {settings.xc} has exact exchange and --auxbasis {settings.auxbasis} fits the Coulomb term only; "
+            "give one for both, such as --auxbasis def2-universal-jkfit"
+        )
     if settings.conv_tol <= 0:
         raise LabelError(f"--conv-tol {settings.conv_tol}: give a positive threshold in Hartree")
 
@@ -124,11 +143,14 @@ def make_molecule(
     return mol
 
 
-def make_mean_field(mol: gto.Mole, settings: LabelSettings) -> Any:
-    """The Kohn-Sham object with our settings, its grid AO values and RI integrals kept in memory between cycles."""
+def make_mean_field(mol: gto.Mole, settings: LabelSettings, workers: int = 1) -> Any:
+    """The Kohn-Sham object with our settings, its grid AO values and RI integrals kept in memory between cycles.
+
+    ``workers``: how many processes like this one share the machine's memory.
+    """
     from pyscf import dft
 
-    from scf_accel.aocache import CachedNumInt
+    from scf_accel.aocache import CachedNumInt, memory_share
 
     method = dft.UKS if mol.spin else dft.RKS
     mf = method(mol, xc=settings.xc).density_fit(auxbasis=settings.auxbasis)
@@ -136,12 +158,15 @@ def make_mean_field(mol: gto.Mole, settings: LabelSettings) -> Any:
     mf.conv_tol = settings.conv_tol
     mf.max_cycle = settings.max_cycle
     mf.conv_check = False  # its extra cycle changes forces by under 0.02 meV/A at this threshold
-    mf._numint = CachedNumInt()
+    mf._numint = CachedNumInt(memory_share(workers))
     return mf
 
 
 def run_scf(mf: Any) -> str:
-    """Converge ``mf``; DIIS first, then second order. Returns the solver that did it; raises :class:`LabelError`."""
+    """Converge ``mf``; DIIS first, then second order. Returns the solver that did it; raises :class:`LabelError`.
+
+    ``mf.cycles`` counts the DIIS cycles plus the macro cycles of the second-order solver.
+    """
     mf.with_df.build()  # keep the three-index integrals instead of recomputing them in each cycle
     mf.kernel()
     if mf.converged:
@@ -149,6 +174,8 @@ def run_scf(mf: Any) -> str:
     last = mf.make_rdm1()
     second = mf.newton()
     second.max_cycle = mf.max_cycle
+    macro = [0]
+    second.callback = lambda state: macro.append(state["imacro"] + 1)  # newton() has no counter of its own
     second.kernel(last)
     if not second.converged:
         raise LabelError(
@@ -157,12 +184,12 @@ def run_scf(mf: Any) -> str:
         )
     mf.mo_coeff, mf.mo_occ, mf.mo_energy = second.mo_coeff, second.mo_occ, second.mo_energy
     mf.e_tot, mf.converged = second.e_tot, True
-    mf.cycles += int(getattr(second, "cycles", 0) or 0)
+    mf.cycles += max(macro)
     return "diis+newton"
 
 
 def compute_labels(
-    numbers: np.ndarray, positions: np.ndarray, charge: int, spin: int, settings: LabelSettings
+    numbers: np.ndarray, positions: np.ndarray, charge: int, spin: int, settings: LabelSettings, workers: int = 1
 ) -> Labels:
     """Label one structure.
 
@@ -171,12 +198,14 @@ def compute_labels(
         positions: ``[n, 3]`` Angstrom.
         charge: total charge.
         spin: unpaired electrons.
+        settings: theory.
+        workers: processes that share the machine's memory.
     """
     from scf_accel.fitting import fit_density, make_auxmol
 
     started = time.perf_counter()
     mol = make_molecule(numbers, positions, charge, spin, settings)
-    mf = make_mean_field(mol, settings)
+    mf = make_mean_field(mol, settings, workers)
     solver = run_scf(mf)
     mf._numint.clear()
     gradient = mf.nuc_grad_method()

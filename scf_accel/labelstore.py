@@ -137,6 +137,7 @@ class PartStore:
                 forces=np.asarray(labels.forces, dtype=np.float64),
                 density_coefficients=np.asarray(labels.density_coefficients, dtype=np.float64),
                 scf_cycles=np.int64(labels.cycles),
+                cycles_counted=np.bool_(True),
                 solver=np.array(labels.solver),
                 seconds=np.float64(labels.seconds),
                 molecule=np.array(s.molecule),
@@ -169,6 +170,9 @@ class PartStore:
         path = self.folder / f"{identity}.npz"
         try:
             with np.load(path, allow_pickle=False) as data:
+                extras = {name: data[name].item() for name in EXTRAS}
+                if extras["solver"] != "diis" and "cycles_counted" not in data:
+                    extras["scf_cycles"] = -1  # unknown: earlier versions did not count second-order cycles
                 return Frame(
                     atomic_numbers=data["atomic_numbers"].astype(np.int64),
                     positions=data["positions"],
@@ -178,7 +182,7 @@ class PartStore:
                     spin=int(data["spin"]),
                     density_coefficients=data["density_coefficients"],
                     id=identity,
-                    extras={name: data[name].item() for name in EXTRAS},
+                    extras=extras,
                 )
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is damaged ({error}); delete it and run the same command again") from error

@@ -154,8 +154,13 @@ def structure_from_smiles(smiles: str, molecule: Chem.Mol, seed: int) -> Structu
 
 
 def read_structures(path: str | Path) -> list[Structure]:
-    """All frames of an ASE-readable file; charge and spin from ``atoms.info`` (``charge``, ``spin``) where given."""
+    """All frames of an ASE-readable file; charge and spin (or multiplicity) as :mod:`mlip.data` reads them.
+
+    Where no spin is given it is :func:`lowest_spin`.
+    """
     import ase.io
+
+    from mlip.data.labels import charge_and_spin
 
     try:
         frames = ase.io.read(path, index=":")
@@ -167,8 +172,8 @@ def read_structures(path: str | Path) -> list[Structure]:
             raise DataError(f"{path}: frame {index} is periodic; the labeller takes molecules (pbc all false)")
         if not np.isfinite(atoms.positions).all() or len(atoms) == 0:
             raise DataError(f"{path}: frame {index} has no atoms or positions that are not finite")
-        charge = int(atoms.info.get("charge", 0))
-        spin = int(atoms.info.get("spin", lowest_spin(atoms.numbers, charge)))
+        charge, given = charge_and_spin(atoms, f"{path}: frame {index}")
+        spin = lowest_spin(atoms.numbers, charge) if given is None else given
         name = str(atoms.info.get("molecule", f"{Path(path).name}#{index}"))
         out.append(Structure(atoms.numbers.copy(), atoms.positions.copy(), charge, spin, name))
     if not out:

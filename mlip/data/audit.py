@@ -124,7 +124,8 @@ class _Audit:
         self.hash_energies = array("d")
         self.distances, self.sample = DistanceSurvey(), PairSample()
         self.frames = self.atoms = self.periodic = self.odd_spin = 0
-        self.lone_stress = 0
+        self.zero_forces = self.with_forces = self.not_finite = 0
+        self.first_not_finite = self.first_zero_forces = ""
 
     def add(self, frame: Frame, number: int) -> None:
         name = f"{number}" if frame.id in ("", str(number)) else f"{number} '{frame.id}'"
@@ -132,6 +133,12 @@ class _Audit:
         self.atoms += len(frame)
         self.elements.update(np.asarray(frame.atomic_numbers).tolist())
         self.periodic += bool(np.any(frame.pbc))
+        if not (np.isfinite(frame.positions).all() and np.isfinite(frame.cell).all()):
+            self.not_finite += 1
+            self.first_not_finite = self.first_not_finite or name
+            for label in LABELS:
+                self._count(frame, label, name)
+            return  # nothing can be measured on it
         self.hashes.append(structure_hash(frame))
         self.hash_energies.append(np.nan if frame.energy is None else frame.energy)
         if (frame.charge or frame.spin) and (int(np.sum(frame.atomic_numbers)) - frame.charge - frame.spin) % 2:
@@ -146,6 +153,10 @@ class _Audit:
             self.max_force.append(float(np.linalg.norm(frame.forces, axis=1).max()))
             self.rms_force.append(float(np.sqrt((frame.forces**2).mean())))
             if len(frame) > 1:
+                self.with_forces += 1
+                if not np.any(frame.forces):
+                    self.zero_forces += 1
+                    self.first_zero_forces = self.first_zero_forces or name
                 self.net_force.append(float(np.linalg.norm(frame.forces.sum(axis=0))) / len(frame))
         if usable["stress"] and frame.stress is not None:
             self.max_stress.append(float(np.abs(frame.stress).max()))
@@ -172,6 +183,7 @@ class _Audit:
         report = AuditReport(self.frames, self.atoms, dict(sorted(self.elements.items())), self.labels)
         self._ranges(report)
         self._whole(report, needed)
+        self._broken(report, needed)
         self._duplicates(report)
         self._magnitudes(report)
         report.findings = check_consistency(self.sample)
@@ -233,6 +245,25 @@ class _Audit:
             elif label in needed and counts.present < self.frames:
                 absent = self.frames - counts.present
                 report.warnings.append(f"{label}: missing in {absent} of {self.frames} frames; the loss masks them")
+
+    def _broken(self, report: AuditReport, needed: Collection[str]) -> None:
+        """Refuse structures that are none, and forces that are a placeholder everywhere."""
+        if self.not_finite:
+            report.refusals.append(
+                f"positions or cell: not finite in {self.not_finite} of {self.frames} frames "
+                f"(first: frame {self.first_not_finite}); correct or remove them"
+            )
+        if self.zero_forces and self.zero_forces == self.with_forces:
+            text = (
+                f"forces: exactly zero on every atom of all {self.with_forces} frames of more than one atom; the "
+                "labels are missing. Name the right key, or do not ask for forces"
+            )
+            (report.refusals if "forces" in needed else report.warnings).append(text)
+        elif self.zero_forces:
+            report.warnings.append(
+                f"forces: exactly zero on every atom in {self.zero_forces} frames of more than one atom "
+                f"(first: frame {self.first_zero_forces}); a placeholder for a missing label?"
+            )
 
     def _duplicates(self, report: AuditReport) -> None:
         hashes, energies = np.array(self.hashes), np.array(self.hash_energies)

@@ -32,7 +32,8 @@ class AtomsReader:
 
     Labels stand in the calculator's results, ``info`` or ``arrays`` (for an ASE database also in a row's key-value
     pairs and data), under the name that ``keys`` gives or else under one of the usual names; ``free_energy`` is taken
-    only where there is no other energy. ``charge`` and ``spin`` (unpaired electrons) or ``multiplicity`` come from
+    only where no frame of the file has another energy (with smearing the two differ and must not mix).
+    ``charge`` and ``spin`` (unpaired electrons) or ``multiplicity`` come from
     ``info``.
 
     Args:
@@ -67,7 +68,7 @@ class AtomsReader:
             cell=np.asarray(atoms.cell[:], dtype=np.float64) * factor,
             pbc=np.asarray(atoms.pbc, dtype=bool),
             charge=_charge(scalars, where),
-            spin=_spin(scalars, where),
+            spin=_spin(scalars, where) or 0,
             id=str(scalars.get("id", number)),
             extras=self._extras(scalars),
         )
@@ -97,10 +98,8 @@ class AtomsReader:
             found = [asked] if asked in values else []
         else:
             found = [name for name in values if name.lower().replace("-", "_") in USUAL_NAMES[label]]
-            if not found and label == "energy" and "free_energy" in values and self.names[label] <= {"free_energy"}:
+            if not found and label == "energy" and "free_energy" in values:
                 found = ["free_energy"]
-            elif found:
-                self.names[label].discard("free_energy")
         self.names[label].update(found)
         if len(self.names[label]) > 1:
             names = sorted(self.names[label])
@@ -139,6 +138,19 @@ class AtomsReader:
         return extras
 
 
+def charge_and_spin(atoms: Atoms, where: str) -> tuple[int, int | None]:
+    """Total charge (0 where not given) and unpaired electrons (``None`` where not given) of a structure.
+
+    They are called ``charge`` or ``total_charge``, and ``spin`` (unpaired electrons) or ``multiplicity`` or
+    ``spin_multiplicity``, in ``atoms.info``.
+
+    Raises:
+        DataError: names that contradict each other, or a value that is no whole number; it starts with ``where``.
+    """
+    scalars, _ = _sources(atoms)
+    return _charge(scalars, where), _spin(scalars, where)
+
+
 def _sources(atoms: Atoms) -> tuple[dict[str, Any], dict[str, Any]]:
     """Everything that could be a label of the whole frame, and of its atoms."""
     results = dict(getattr(atoms.calc, "results", {})) if atoms.calc is not None else {}
@@ -174,8 +186,8 @@ def _charge(scalars: dict[str, Any], where: str) -> int:
     return found[0] if found else 0
 
 
-def _spin(scalars: dict[str, Any], where: str) -> int:
-    """Unpaired electrons from ``spin``, or from a multiplicity less one."""
+def _spin(scalars: dict[str, Any], where: str) -> int | None:
+    """Unpaired electrons from ``spin``, or from a multiplicity less one; ``None`` where neither is given."""
     found = [_integer(scalars[name], where, name) - 1 for name in _MULTIPLICITY if name in scalars]
     if "spin" in scalars:
         found.append(_integer(scalars["spin"], where, "spin"))
@@ -185,4 +197,4 @@ def _spin(scalars: dict[str, Any], where: str) -> int:
         )
     if found and found[0] < 0:
         raise DataError(f"{where}: a multiplicity of {found[0] + 1} is impossible; 1 is a singlet")
-    return found[0] if found else 0
+    return found[0] if found else None

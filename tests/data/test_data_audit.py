@@ -201,3 +201,25 @@ def test_statistics():
     assert stats.avg_num_neighbors == 12.0 and stats.labels == {"energy": 3, "forces": 3, "stress": 3}
     assert sum(stats.histograms["force norms (eV/A)"][0]) == 12
     assert "12.00 on average" in str(stats)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["positions", "cell"])
+def test_structures_that_are_not_finite_are_refused_by_frame(name):
+    def spoil(values):
+        spoiled = np.array(values)
+        spoiled[1, 1] = np.nan if name == "positions" else np.inf
+        return spoiled
+
+    with pytest.raises(DataError, match=r"positions or cell: not finite in 2 of 48 frames \(first: frame 3\)"):
+        audit_frames(change(CRYSTALS, slice(3, 5), **{name: spoil}))
+
+
+def test_forces_that_are_all_zero_are_missing_labels():
+    with pytest.raises(DataError, match="exactly zero on every atom of all 60 frames"):
+        audit_frames(change(MOLECULES, forces=np.zeros_like))
+    assert not any("forces: exactly zero" in text for text in collect_audit(MOLECULES).warnings)
+    some = collect_audit(change(MOLECULES, slice(4, 6), forces=np.zeros_like), physics=False)
+    assert not some.refusals
+    assert any("in 2 frames of more than one atom (first: frame 4)" in text for text in some.warnings)
+    assert not any("forces" in text for text in collect_audit(change(MOLECULES, forces=np.zeros_like), {"energy"}).refusals)

@@ -67,6 +67,15 @@ def test_free_energy_only_where_there_is_no_other(tmp_path):
     assert open_frames(xyz(tmp_path, FORCES.format("forces") + " free_energy=2"))[0].energy == 2.0
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_free_energy_and_energy_do_not_mix_in_one_file(tmp_path, order):
+    frames = [xyz(tmp_path, FORCES.format("forces") + f" {name}=1").read_text() for name in ("energy", "free_energy")]
+    path = tmp_path / "mixed.extxyz"
+    path.write_text("".join(frames[k] for k in order))
+    with pytest.raises(DataError, match=r"several names for the energy: energy, free_energy"):
+        list(open_frames(path))
+
+
 def test_an_asked_for_name_must_exist(tmp_path):
     with pytest.raises(DataError, match=r"'E_dft' named for energy.*config_type, energy"):
         open_frames(xyz(tmp_path, FORCES.format("forces") + " energy=1 config_type=x"), LabelKeys(energy="E_dft"))

@@ -113,7 +113,7 @@ def test_dry_run_writes_nothing(tmp_path):
     path = smiles_file(tmp_path, "CCO\n[H]\n")
     arguments = ["label", path, tmp_path / "out.h5", "--dry-run", "--gaussian", "0.05"]
     done = scf_accel(*arguments, cwd=tmp_path)
-    assert done.returncode == 0 and "3 structures" not in done.stderr
+    assert done.returncode == 0 and done.stderr == ""
     assert "3 of 2 molecules" in done.stdout and "3 to do" in done.stdout and "pbe/def2-svp" in done.stdout
     assert [entry.name for entry in tmp_path.iterdir()] == ["molecules.smi"]
 
@@ -241,10 +241,32 @@ def test_cancelled_dask_job_is_queued_again_then_transient():
     assert again is not None and again.transient and again.labels is None
 
 
-def test_workers_run_with_the_threads_asked_for_and_parent_is_left_alone():
-    before = os.environ.get("OMP_NUM_THREADS")
-    list(LocalExecutor(CHEAP, workers=1, threads=1).run([]))
-    assert os.environ.get("OMP_NUM_THREADS") == before
+class _Probe:
+    """Unpickles in a worker into a structure whose molecule tells the worker's environment, as a failed job's reason."""
+
+    def __reduce__(self):
+        return _tell_threads, ()
+
+
+def _tell_threads():
+    from pyscf import lib
+
+    class Telltale:
+        @property
+        def numbers(self):  # read inside the worker's run_job, after it has set its threads
+            raise UserError(f"{os.environ['OMP_NUM_THREADS']} {os.environ['OPENBLAS_NUM_THREADS']} {lib.num_threads()}")
+
+        def __reduce__(self):
+            return str, ("back",)
+
+    return Telltale()
+
+
+def test_workers_run_with_the_threads_asked_for_and_parent_is_left_alone(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (result,) = LocalExecutor(CHEAP, workers=1, threads=2).run([Job("probe", _Probe())])  # type: ignore[arg-type]
+    assert result.reason == "2 2 2"
+    assert os.environ["OMP_NUM_THREADS"] == "1"
 
 
 # ---------------------------------------------------------------------------------------------------- plan, store
@@ -282,6 +304,18 @@ def test_store_round_trip_and_assembly(tmp_path):
     np.testing.assert_array_equal(first.density_coefficients, np.arange(6.0))
     assert frames.attrs["failed_jobs"] == {"count": 1, "reasons": ["[H][H] (given): not converged"]}
     assert frames.attrs["level_of_theory"]["density_metric"] == "coulomb" and frames.attrs["licence"] == "CC0-1.0"
+
+
+def test_second_order_cycles_of_earlier_versions_are_unknown(tmp_path):
+    store = PartStore(tmp_path / "out.h5")
+    store.open(CHEAP.as_dict())
+    labels = replace(FAKE_LABELS, cycles=66, solver="diis+newton")
+    store.save(fake_job("a"), labels)
+    assert store.read("a").extras["scf_cycles"] == 66
+    with np.load(store.folder / "a.npz") as data:
+        older = {name: data[name] for name in data.files if name != "cycles_counted"}
+    np.savez(store.folder / "a.npz", **older)
+    assert store.read("a").extras["scf_cycles"] == -1
 
 
 def test_half_written_file_of_a_killed_run_is_no_result(tmp_path):

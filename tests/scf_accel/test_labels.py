@@ -83,6 +83,7 @@ def test_second_order_solver_takes_over_and_agrees():
     rescued = compute_labels(*WATER, 0, 0, replace(SETTINGS, max_cycle=4))
     assert (quick.solver, rescued.solver) == ("diis", "diis+newton")
     assert rescued.energy == pytest.approx(quick.energy, abs=1e-6)
+    assert 5 <= rescued.cycles < 8  # 4 DIIS cycles and the 1 to 3 that second order takes, not its limit of 4
 
 
 def test_no_convergence_is_an_error_with_its_reason():
@@ -97,10 +98,29 @@ def test_no_convergence_is_an_error_with_its_reason():
         (lambda: compute_labels(*WATER, 0, 0, replace(SETTINGS, basis="def2-sv")), "def2-sv"),
         (lambda: check_theory(replace(SETTINGS, xc="pbee")), "--xc pbee"),
         (lambda: check_theory(replace(SETTINGS, basis="def3-svp")), "--basis def3-svp"),
+        (lambda: check_theory(replace(SETTINGS, xc="pbe0")), "--xc pbe0 has exact exchange .*def2-universal-jkfit"),
     ],
-    ids=["spin", "basis of a structure", "functional", "basis"],
+    ids=["spin", "basis of a structure", "functional", "basis", "exchange in a Coulomb basis"],
 )
 def test_impossible_input_is_one_clear_line(call, words):
     with pytest.raises(LabelError, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_hybrid_functionals_say_what_is_fitted():
+    hybrid = replace(SETTINGS, xc="pbe0", auxbasis="def2-universal-jkfit")
+    check_theory(hybrid)
+    assert "RI-JK" in hybrid.level_of_theory()["coulomb"]
+    assert "RI-J)" in SETTINGS.level_of_theory()["coulomb"]
+
+
+def test_orbital_store_is_bounded_by_the_free_memory(monkeypatch):
+    from scf_accel import aocache
+
+    for kilobytes, workers, expected in ((4_000_000, 8, 256_000_000), (400_000_000, 2, aocache.MAX_BYTES)):
+        text = f"MemTotal: 9 kB\nMemAvailable: {kilobytes} kB\n"
+        monkeypatch.setattr(aocache.Path, "read_text", lambda *_, text=text, **__: text)
+        assert aocache.memory_share(workers) == expected
+        molecule = make_molecule(*WATER, 0, 0, SETTINGS)
+        assert make_mean_field(molecule, SETTINGS, workers)._numint.max_bytes == expected

@@ -15,6 +15,7 @@ from scf_accel.structures import (
     make_groups,
     parse_range,
     read_smiles,
+    read_structures,
     structure_from_smiles,
 )
 
@@ -120,9 +121,31 @@ def test_ase_file_with_charge_and_langevin(tmp_path):
     methanol, cation = groups
     assert len(methanol) == 2 and methanol[1].structure.origin == "langevin 300 K"
     assert (cation[0].structure.charge, cation[0].structure.spin) == (1, 1)
-    assert len(cation) == 2 or "Langevin" in left_out[0]
+    assert len(cation) + len(left_out) == 2, left_out  # the copy of the cation was made, or its absence is told
+    assert all("langevin 300 K" in line for line in left_out)
     with pytest.raises(StructureError, match="use Gaussian copies"):
         bonded_molecule(np.array([18, 10]), np.array([[0.0, 0, 0], [0, 0, 9.0]]), 3)
+
+
+def test_charge_and_multiplicity_are_read_as_the_data_readers_do(tmp_path):
+    import ase.io
+    from ase.build import molecule
+
+    from mlip.data.frame import Frame
+    from mlip.data.readers import open_frames, to_atoms
+
+    oxygen = molecule("O2")
+    ours = to_atoms(Frame(oxygen.numbers, oxygen.positions, charge=-1, spin=3))
+    named = molecule("O2")
+    named.info.update(total_charge=1, spin_multiplicity=2)
+    ase.io.write(tmp_path / "a.extxyz", [ours, named, molecule("O2")], format="extxyz")
+    found = [(s.charge, s.spin) for s in read_structures(tmp_path / "a.extxyz")]
+    assert found == [(-1, 3), (1, 1), (0, 0)]
+    assert found == [(frame.charge, frame.spin) for frame in open_frames(tmp_path / "a.extxyz")]
+    named.info = {"charge": "minus"}
+    ase.io.write(tmp_path / "b.extxyz", named, format="extxyz")
+    with pytest.raises(DataError, match=r"b\.extxyz: frame 0: charge is 'minus', not numbers"):
+        read_structures(tmp_path / "b.extxyz")
 
 
 def test_max_atoms_says_what_it_leaves_out(tmp_path):
