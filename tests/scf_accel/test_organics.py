@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,6 +21,21 @@ ELEMENTS = {1, 6, 7, 8, 9, 15, 16, 17}
 @pytest.fixture(scope="module")
 def frames():
     return HDF5Frames(FOLDER / "organics.h5")
+
+
+def test_readme_counts_what_the_file_holds(frames):
+    row = r"^\| frames \| (\d+) frames of (\d+) molecules; (\d+) atoms; (\d+) to (\d+) atoms a frame, mean ([\d.]+) \|$"
+    found = re.search(row, (FOLDER / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert found, "the README has no row 'frames'"
+    sizes = frames.num_atoms
+    counts = len(frames), len(set(frames.frame_extra("molecule"))), sizes.sum(), sizes.min(), sizes.max()
+    assert tuple(map(int, found.groups()[:5])) == counts
+    assert float(found[6]) == pytest.approx(sizes.mean(), abs=0.051)
+
+
+def test_second_order_cycles_are_counted_or_unknown(frames):
+    solvers, cycles = frames.frame_extra("solver"), frames.frame_extra("scf_cycles")
+    assert all(1 <= n <= 60 if solver == "diis" else n == -1 or n > 60 for solver, n in zip(solvers, cycles, strict=True))
 
 
 def test_labels_are_complete_and_of_one_theory(frames):
