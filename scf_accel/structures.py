@@ -243,6 +243,34 @@ def has_clash(numbers: np.ndarray, positions: np.ndarray, closest: float = 0.55)
     return bool((distances < closest * (radii[:, None] + radii[None])).any())
 
 
+def has_nonbonded_contact(molecule: Chem.Mol, positions: np.ndarray) -> bool:
+    """Whether two atoms without a bond are nearer than the sum of their covalent radii: a force field that failed.
+
+    UFF's PF5 has F-F at 0.9 Angstrom; its MD exploded.
+    """
+    from ase.data import covalent_radii
+
+    radii = covalent_radii[[atom.GetAtomicNum() for atom in molecule.GetAtoms()]]
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    for bond in molecule.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        distances[i, j] = distances[j, i] = np.inf
+    return bool((distances < radii[:, None] + radii[None]).any())
+
+
+def has_flown_apart(numbers: np.ndarray, positions: np.ndarray, farthest: float = 2.0) -> bool:
+    """Whether an atom of a molecule is more than ``farthest`` times the sum of covalent radii from every other."""
+    from ase.data import covalent_radii
+
+    if len(numbers) < 2:
+        return False
+    radii = covalent_radii[numbers]
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    return bool((distances / (radii[:, None] + radii[None])).min(axis=1).max() > farthest)
+
+
 def make_groups(
     path: str | Path,
     perturbations: Perturbations,
@@ -289,6 +317,9 @@ def _group_jobs(
     groups = []
     for base, molecule in sources:
         group = []
+        if molecule is not None and has_nonbonded_contact(molecule, base.positions):
+            left_out.append(f"{base.molecule} ({base.origin}): the force field has no sensible geometry for it")
+            continue
         copies, failures = perturbed_copies(base, molecule, perturbations)
         left_out.extend(failures)
         for structure in (base, *copies):
@@ -297,6 +328,8 @@ def _group_jobs(
                 left_out.append(f"{structure.molecule} ({structure.origin}): near-duplicate of another copy")
             elif structure.origin != "given" and has_clash(structure.numbers, structure.positions):
                 left_out.append(f"{structure.molecule} ({structure.origin}): two atoms clash")
+            elif structure.origin != "given" and has_flown_apart(structure.numbers, structure.positions):
+                left_out.append(f"{structure.molecule} ({structure.origin}): an atom flew away")
             else:
                 same.append(structure.positions)
                 group.append(Job(job_id(structure, settings), structure))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ase.build import molecule
 
 from mlip.errors import DataError, StructureError
 from scf_accel.forcefield import bonded_molecule, langevin_snapshot, molecular_force_field
 from scf_accel.structures import (
     Perturbations,
     has_clash,
+    has_flown_apart,
     is_near_duplicate,
     job_id,
     make_groups,
@@ -185,3 +187,20 @@ def test_bad_range(text):
 def test_range():
     assert parse_range("--langevin", "300") == (300.0, 300.0)
     assert parse_range("--gaussian", "0.03:0.12") == (0.03, 0.12)
+
+
+def test_a_force_field_geometry_that_makes_no_sense_is_left_out(tmp_path):
+    """UFF squeezes PF5 to F-F of 0.9 Angstrom, and its MD explodes: neither is labelled, and both are said."""
+    path = tmp_path / "m.smi"
+    path.write_text("FP(F)(F)(F)F\nCO\n")
+    groups, left_out = make_groups(path, Perturbations(langevin=((300.0, 800.0),)), {})
+    assert {job.structure.molecule for group in groups for job in group} == {"CO"}
+    assert any("no sensible geometry" in line for line in left_out)
+
+
+def test_an_atom_that_flew_away_is_noticed():
+    water = molecule("H2O")
+    assert not has_flown_apart(water.numbers, water.positions)
+    water.positions[1] += 5.0
+    assert has_flown_apart(water.numbers, water.positions)
+    assert not has_flown_apart(water.numbers[:1], water.positions[:1])
