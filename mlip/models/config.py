@@ -12,7 +12,9 @@ class RadialConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["bspline", "bessel", "mlp"] = Field("bspline", description="B-splines, sine-Bessel, or MLP over Bessel")
+    kind: Literal["bspline", "bessel", "mlp"] = Field(
+        "bessel", description="sine-Bessel, B-splines, or MLP over Bessel; bessel won the ablation (benchmarks/results)"
+    )
     num_basis: int = Field(8, ge=5, le=64, description="functions over [0, cutoff]")
     mlp_hidden: int = Field(64, ge=1, description="hidden width (kind mlp only)")
     mlp_features: int = Field(16, ge=1, description="outputs that serve as the basis (kind mlp only)")
