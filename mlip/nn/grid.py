@@ -24,7 +24,6 @@ class SphereGrid(ConstantsModule):
     from_grid(to_grid(x)) = x.
     """
 
-    points: Tensor
     to_grid: Tensor
     from_grid: Tensor
 
@@ -40,7 +39,6 @@ class SphereGrid(ConstantsModule):
         ).reshape(-1, 3)
         measure = np.repeat(weights / 2, self.num_azimuthal) / self.num_azimuthal
         harmonics = SphericalHarmonics(l_max).double()(torch.from_numpy(points))
-        self.register_constant("points", torch.from_numpy(points))
         self.register_constant("to_grid", harmonics)
         self.register_constant("from_grid", (harmonics * torch.from_numpy(measure)[:, None]).T)
 

@@ -55,7 +55,7 @@ class BSplineBasis(ConstantsModule):
         self.step = cutoff / (num_basis - 3)
         centres = torch.arange(num_basis, dtype=torch.float64) - 1
         self.register_constant("centres", centres)
-        self.norm = 2.0  # the splines' squares sum to about 1/4 (without the envelope)
+        self.norm = 2.0  # the splines' squares sum to about 1/2: brings the features to order one
 
     def forward(self, distance: Tensor) -> Tensor:
         """Distances ``[...]`` in Angstrom -> ``[..., num_basis]``."""
@@ -67,10 +67,10 @@ class BSplineBasis(ConstantsModule):
 
 
 class BesselBasis(ConstantsModule):
-    """sqrt(2) sin(n pi r / r_cut) / (r / r_cut) / (n pi / 2) scale-free sine-Bessel functions, times the envelope.
+    """sqrt(1/2) sin(n pi x) / x with x = r / r_cut: sine-Bessel functions, times the envelope.
 
-    Source: Gasteiger et al. (arXiv 2003.03123), eq. 7; n = 1 .. ``num_basis``. The factor 1/sqrt(r_cut) is dropped so that the
-    features are dimensionless and of order one.
+    Source: Gasteiger et al. (arXiv 2003.03123), eq. 7; n = 1 .. ``num_basis``, with another prefactor: the features are dimensionless
+    and of order one.
     """
 
     frequencies: Tensor
