@@ -69,8 +69,8 @@ class BSplineBasis(ConstantsModule):
 class BesselBasis(ConstantsModule):
     """sqrt(1/2) sin(n pi x) / x with x = r / r_cut: sine-Bessel functions, times the envelope.
 
-    Source: Gasteiger et al. (arXiv 2003.03123), eq. 7; n = 1 .. ``num_basis``, with another prefactor: the features are dimensionless
-    and of order one.
+    Source: Gasteiger et al. (arXiv 2003.03123), eq. 7; n = 1 .. ``num_basis``, with another prefactor, so that they are
+    dimensionless and of order one.
     """
 
     frequencies: Tensor
