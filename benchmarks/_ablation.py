@@ -1,0 +1,141 @@
+"""Ablation of benchmarks/scf_wall.py: what the start is worth, up to the exact fitted density, a perfect prediction.
+
+The oracle: the density of stock PySCF's converged density matrix, fitted in the Coulomb metric with def2-universal-jfit. Its
+Coulomb potential and its semilocal (PBE) potential give a Fock matrix, one diagonalisation a density matrix. Making it is
+not in the times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from _common import header, table
+from _molecules import all_molecules
+from _scfruns import Store, make_mol
+from pyscf import df, dft, gto
+from scf_wall import Case, run_ours, run_stock
+from scf_wall_plots import measured_line
+
+from scf_accel.fitting import fit_density, make_auxmol
+
+NAMES = ("uracil", "nitroaniline", "aspirin", "caffeine", "nicotine")
+STARTS = ("minao", "atom", "fitted")
+SURROGATE = "pbe"  # semilocal potential of the fitted density, whatever the functional
+BLOCK = 4000  # grid points at a time
+FLOOR = 1e-10  # electrons a cubic Bohr: below it a fitted density may be negative, and counts as none
+
+
+def fitted_coulomb(mol: gto.Mole, auxmol: gto.Mole, coefficients: np.ndarray) -> np.ndarray:
+    """``[nao, nao]`` Coulomb matrix ``J_mn = sum_P (mn|P) c_P`` of a fitted density, Hartree."""
+    integrals = df.incore.aux_e2(mol, auxmol, intor="int3c2e", aosym="s2ij", comp=1)  # [n_pair, n_aux]
+    matrix = np.zeros((mol.nao, mol.nao))
+    matrix[np.tril_indices(mol.nao)] = integrals @ coefficients
+    return matrix + np.tril(matrix, -1).T
+
+
+def fitted_potential(mol: gto.Mole, auxmol: gto.Mole, coefficients: np.ndarray, xc: str, level: int = 3) -> np.ndarray:
+    """``[nao, nao]`` exchange-correlation matrix of a fitted density with the GGA ``xc``, Hartree.
+
+    With ``f = w dE/d(rho, grad rho)`` at a grid point, ``V_mn = sum f_0 phi_m phi_n + f_grad . grad(phi_m phi_n)``.
+    """
+    grids = dft.Grids(mol)
+    grids.level, grids.verbose = level, 0
+    grids.build()
+    integrator = dft.numint.NumInt()
+    half = np.zeros((mol.nao, mol.nao))
+    for begin in range(0, len(grids.weights), BLOCK):
+        points, weights = grids.coords[begin : begin + BLOCK], grids.weights[begin : begin + BLOCK]
+        rho = auxmol.eval_gto("GTOval_sph_deriv1", points) @ coefficients  # [4, n]: density and gradient
+        rho = np.where(rho[0] > FLOOR, rho, 0.0)
+        factors = weights * integrator.eval_xc_eff(xc, rho, deriv=1, xctype="GGA")[1]
+        factors[0] *= 0.5
+        orbitals = mol.eval_gto("GTOval_sph_deriv1", points)  # [4, n, nao]
+        half += orbitals[0].T @ np.einsum("xn,xnm->nm", factors, orbitals)
+    return half + half.T
+
+
+def fitted_density_matrix(mol: gto.Mole, dm: np.ndarray, xc: str = SURROGATE) -> np.ndarray:
+    """Closed-shell density matrix from the Fock matrix of the fitted density of ``dm``."""
+    auxmol = make_auxmol(mol)
+    coefficients = fit_density(mol, auxmol, dm)
+    fock = dft.RKS(mol).get_hcore() + fitted_coulomb(mol, auxmol, coefficients) + fitted_potential(mol, auxmol, coefficients, xc)
+    _, orbitals = scipy.linalg.eigh(fock, mol.intor_symmetric("int1e_ovlp"))
+    occupied = orbitals[:, : mol.nelectron // 2]
+    return 2.0 * occupied @ occupied.T
+
+
+def measure_starts(case: Case, number: int) -> dict[str, Any]:
+    """Both solvers from each start; which solver goes first alternates."""
+    row: dict[str, Any] = {"name": case.molecule.name, "atoms": len(case.molecule.symbols()), "xc": case.xc, "basis": case.basis}
+    _, dm = run_stock(case)
+    fitted = fitted_density_matrix(make_mol(case.molecule.structure(), case.basis), dm)
+    runs: dict[str, dict[str, Any]] = {}
+    for index, name in enumerate(STARTS):
+        start: Any = fitted if name == "fitted" else name
+        solvers: list[tuple[str, Callable[[], Any]]] = [
+            ("stock", lambda start=start: run_stock(case, start)[0]),
+            ("ours", lambda start=start: run_ours(case, start)),
+        ]
+        runs[name] = {}
+        for solver, run in solvers if (number + index) % 2 == 0 else solvers[::-1]:
+            runs[name][solver] = run()
+            gc.collect()
+    say = ", ".join(f"{name} {run['stock']['builds']}/{run['ours']['fine']}" for name, run in runs.items())
+    return {**row, "df": case.fit, "nao": runs["minao"]["stock"]["nao"], "starts": runs, "say": f"builds stock/ours: {say}"}
+
+
+def ablation_jobs(arguments: argparse.Namespace) -> list[tuple[str, float, Callable[[], dict[str, Any]]]]:
+    """One job a molecule and functional; def2-SVP with density fitting unless the command line says otherwise."""
+    names = arguments.names or NAMES
+    molecules = [m for m in all_molecules() if m.name in names or m.smiles in names]
+    cases = [Case(m, xc, "def2-svp", arguments.fit != "no") for m in molecules for xc in arguments.xc]
+    return [(f"starts|{case.key}", 2.5 * case.estimate(), partial(measure_starts, case, n)) for n, case in enumerate(cases)]
+
+
+def starts_table(rows: Sequence[dict[str, Any]]) -> str:
+    """A line a molecule, functional and start, and the medians."""
+    columns = ["molecule", "atoms", "xc", "start", "stock builds", "stock s", "fine", "coarse", "ours s", "ratio"]
+    columns += ["ratio to stock minao", "dE to stock minao, Eh"]
+    lines, kept = [], {name: [] for name in STARTS}
+    for row in sorted(rows, key=lambda row: (row["atoms"], row["name"], row["xc"])):
+        base = row["starts"]["minao"]["stock"]
+        for name in STARTS:
+            stock, ours = row["starts"][name]["stock"], row["starts"][name]["ours"]
+            values = [stock["builds"], stock["seconds"], ours["fine"], ours["coarse"], ours["seconds"]]
+            values += [stock["seconds"] / ours["seconds"], base["seconds"] / ours["seconds"], ours["energy"] - base["energy"]]
+            kept[name].append(values)
+            lines.append([row["name"], str(row["atoms"]), row["xc"].upper(), name, *starts_cells(values)])
+    for name, values in kept.items():
+        lines.append(["**median**", "", "", name, *starts_cells(list(np.median(np.array(values, dtype=float), axis=0)))])
+    return table(columns, lines)
+
+
+def starts_cells(values: Sequence[float]) -> list[str]:
+    """Builds, seconds, ratios and energy difference as text."""
+    formats = ("{:.0f}", "{:.1f}", "{:.0f}", "{:.0f}", "{:.1f}", "{:.2f}", "{:.2f}", "{:+.1e}")
+    return [text.format(value) for text, value in zip(formats, values, strict=True)]
+
+
+def write_ablation(store: Store, output: Path) -> None:
+    """Write and print ``scf_ablation.md``."""
+    rows = [row for row in store.rows if "error" not in row]
+    if not rows:
+        print(f"{store.path}: no finished row, so no table")
+        return
+    text = header("What the start is worth: minao, atom, exact fitted density", packages=("pyscf", "numpy"))
+    text += measured_line(rows)
+    text += f"- {rows[0]['basis']}, {'density fitting' if all(row['df'] for row in rows) else 'see the rows'}\n\n"
+    text += __doc__.split("\n\n", 1)[1] + "\n"
+    text += starts_table(rows)
+    failed = [row for row in store.rows if "error" in row]
+    text += "".join(f"\nfailed: `{row['key']}`: {row['error']}\n" for row in failed)
+    (output / "scf_ablation.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"written: {output / 'scf_ablation.md'}")

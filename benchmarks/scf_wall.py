@@ -1,0 +1,236 @@
+"""Wall time of the multilevel solver against stock PySCF, everything included.
+
+    python benchmarks/scf_wall.py --minutes 60       # measure (goes on where it stopped); then write table and plots
+    python benchmarks/scf_wall.py --table            # only table and plots of what is measured
+    python benchmarks/scf_wall.py --ablation         # start from minao, atom and the exact fitted density
+
+Molecules: benchmarks/scf_molecules.smi, and a fixed draw from ../shared/data/molecules where that folder is; MMFF
+geometries. Both solvers run with PySCF's defaults (grid level 3, conv_tol 1e-9) in one process, one after the other, each
+from a new molecule and mean-field object, so that guess, grids and integrals are in the time; which goes first alternates
+from row to row. A third, untimed run of stock PySCF to 1e-10 gives the energy to compare with. The cheapest rows of every
+category come first, and every category gets the same share of the time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _molecules import Molecule, all_molecules
+from _scfruns import RESULTS, Store, count_calls, make_mean_field, make_mol, timed, work
+from pyscf import lib
+
+import scf_accel
+
+XCS = ("pbe", "b3lyp")
+BASES = ("def2-svp", "def2-tzvp")
+# Estimated seconds of one row (three runs) of stock PySCF on two cores: factor * nao ** power, by (xc, density fitting).
+COSTS = {
+    ("pbe", True): (6e-3, 1.6),
+    ("b3lyp", True): (3e-3, 1.8),
+    ("pbe", False): (1e-4, 2.6),
+    ("b3lyp", False): (1e-4, 2.6),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a molecule with its functional, basis, and whether J and K are density-fitted."""
+
+    molecule: Molecule
+    xc: str
+    basis: str
+    fit: bool
+
+    @property
+    def key(self) -> str:
+        return f"{self.molecule.smiles}|{self.xc}|{self.basis}|{'df' if self.fit else 'exact'}"
+
+    @property
+    def category(self) -> tuple[str, str, bool]:
+        return self.xc, self.basis, self.fit
+
+    def estimate(self) -> float:
+        """Seconds of the whole row, roughly."""
+        factor, power = COSTS[self.xc, self.fit]
+        return 1.0 + factor * self.molecule.functions(self.basis) ** power
+
+
+def make_cases(molecules: Sequence[Molecule], max_nao_direct: int) -> list[tuple[Case, int]]:
+    """Cases and their number within their category, in the order of measurement.
+
+    The next case is the cheapest one left of the category that has used the least estimated time: small molecules first,
+    every category early, and the large molecules of a cheap category before those of a dear one.
+    """
+    queues: dict[tuple[str, str, bool], list[Case]] = {}
+    for basis in BASES:
+        for fit in (True, False):
+            for xc in XCS:
+                chosen = [m for m in molecules if (basis == "def2-svp" or m.tzvp)]
+                chosen = [m for m in chosen if fit or m.functions(basis) <= max_nao_direct]
+                cases = [Case(molecule, xc, basis, fit) for molecule in chosen]
+                queues[xc, basis, fit] = sorted(cases, key=Case.estimate)
+    used = dict.fromkeys(queues, 0.0)
+    position = dict.fromkeys(queues, 0)
+    out = []
+    while any(position[name] < len(queue) for name, queue in queues.items()):
+        name = min((name for name, queue in queues.items() if position[name] < len(queue)), key=lambda name: used[name])
+        case = queues[name][position[name]]
+        out.append((case, position[name]))
+        used[name] += case.estimate()
+        position[name] += 1
+    return out
+
+
+def run_stock(case: Case, start: Any = None, conv_tol: float | None = None) -> tuple[dict[str, Any], np.ndarray]:
+    """Numbers of a run of stock PySCF, and its density matrix. ``start`` is ``None``, a guess's name or a density matrix."""
+    mol = make_mol(case.molecule.structure(), case.basis)
+    calls: list[int] = []
+
+    def solve() -> Any:
+        nonlocal calls
+        mf = make_mean_field(mol, case.xc, case.fit)
+        calls = count_calls(mf, "get_veff")
+        if conv_tol is not None:
+            mf.conv_tol = conv_tol
+        if isinstance(start, str):
+            mf.init_guess = start
+        mf.kernel(start if isinstance(start, np.ndarray) else None)
+        return mf
+
+    mf, wall, cpu = timed(solve)
+    numbers = {"seconds": wall, "cpu": cpu, "cycles": mf.cycles, "builds": calls[0], "energy": mf.e_tot, "converged": mf.converged}
+    return {**numbers, "nao": mol.nao, "incore": mf._eri is not None}, np.asarray(mf.make_rdm1())
+
+
+def run_ours(case: Case, start: Any = None) -> dict[str, Any]:
+    """Numbers of a run of the multilevel solver; ``fine`` counts a stock continuation's Fock matrices too."""
+    mol = make_mol(case.molecule.structure(), case.basis)
+    calls: list[int] = []
+
+    def solve() -> Any:
+        nonlocal calls
+        mf = make_mean_field(mol, case.xc, case.fit)
+        if isinstance(start, str):
+            mf.init_guess = start
+        mf = scf_accel.accelerate(mf, start=start) if isinstance(start, np.ndarray) else scf_accel.accelerate(mf)
+        calls = count_calls(mf, "get_veff")
+        mf.kernel()
+        return mf
+
+    mf, wall, cpu = timed(solve)
+    report = mf.multilevel_report
+    split = {name: getattr(report, f"{name}_seconds") for name in ("start", "setup", "coarse", "fine")}
+    steps = [(step.energy, step.gradient, step.coarse_builds) for step in report.steps]
+    return {
+        **{"seconds": wall, "cpu": cpu, "fine": calls[0], "reported_fine": report.fine_builds, "coarse": report.coarse_builds},
+        **{"split": split, "steps": steps, "energy": mf.e_tot, "converged": bool(mf.converged), "fallback": report.fallback},
+    }
+
+
+def measure(case: Case, number: int) -> dict[str, Any]:
+    """Both solvers on one case; which goes first depends on ``number``. Each frees its memory before the next starts."""
+    stock_first = number % 2 == 0
+    if not stock_first:
+        ours = run_ours(case)
+        gc.collect()
+    stock, dm = run_stock(case)
+    gc.collect()
+    if stock_first:
+        ours = run_ours(case)
+        gc.collect()
+    reference, _ = run_stock(case, start=dm, conv_tol=1e-10)
+    gc.collect()
+    say = f"{stock['seconds'] / ours['seconds']:.2f}x, {ours['fine']} fine, dE {ours['energy'] - reference['energy']:.1e}"
+    return {
+        **{"name": case.molecule.name, "smiles": case.molecule.smiles, "source": case.molecule.source},
+        **{"atoms": len(case.molecule.symbols()), "nao": stock["nao"], "xc": case.xc, "basis": case.basis, "df": case.fit},
+        **{"first": "stock" if stock_first else "ours", "stock": stock, "ours": ours, "say": say},
+        **{"reference": {"energy": reference["energy"], "converged": reference["converged"]}},
+    }
+
+
+def warm_up() -> None:
+    """Imports, shared libraries and their first use, on water; not counted."""
+    water = Molecule("O", "water", True, "")
+    for xc in XCS:
+        for fit in (True, False):
+            measure(Case(water, xc, BASES[0], fit), 0)
+
+
+def selected(case: Case, arguments: argparse.Namespace) -> bool:
+    """Whether the command line's filters let a case pass."""
+    if arguments.names and case.molecule.name not in arguments.names and case.molecule.smiles not in arguments.names:
+        return False
+    if arguments.fit != "both" and case.fit != (arguments.fit == "yes"):
+        return False
+    return case.xc in arguments.xc and case.basis in arguments.basis
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, help="time budget; rows that are left over are measured by the next call")
+    parser.add_argument("--rows", type=int, help="measure at most this many rows")
+    parser.add_argument("--table", action="store_true", help="measure nothing, write table and plots")
+    parser.add_argument("--ablation", action="store_true", help="the starts instead of the sweep")
+    parser.add_argument("--list", action="store_true", help="print the rows in their order with estimates, and stop")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--max-nao-direct", type=int, default=450, help="no rows without density fitting above this size")
+    parser.add_argument("--names", nargs="+", help="only these molecules (name or SMILES)")
+    parser.add_argument("--xc", nargs="+", default=list(XCS), choices=XCS)
+    parser.add_argument("--basis", nargs="+", default=list(BASES), choices=BASES)
+    parser.add_argument("--fit", default="both", choices=("yes", "no", "both"), help="density fitting")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the rows, table and plots")
+    return parser.parse_args()
+
+
+def check_threads(threads: int) -> None:
+    """Exit where the environment would give BLAS another number of threads than PySCF."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        if os.environ.get(name, str(threads)) != str(threads):
+            sys.exit(f"{name} is {os.environ[name]}, but --threads is {threads}: unset the variable or make them equal")
+    lib.num_threads(threads)
+
+
+def main() -> None:
+    arguments = parse()
+    name = "scf_ablation" if arguments.ablation else "scf_wall"
+    store = Store(arguments.output / f"{name}.jsonl")
+    jobs: list[tuple[str, float, Callable[[], dict[str, Any]]]] = []
+    if not arguments.table:
+        check_threads(arguments.threads)
+        if arguments.ablation:
+            from _ablation import ablation_jobs
+
+            jobs = ablation_jobs(arguments)
+        else:
+            cases = make_cases(all_molecules(), arguments.max_nao_direct)
+            jobs = [(c.key, c.estimate(), partial(measure, c, number)) for c, number in cases if selected(c, arguments)]
+        if arguments.list:
+            for key, estimate, _ in jobs:
+                print(f"{estimate:8.0f} s  {'done ' if key in store else ''}{key}")
+            print(f"{len(jobs)} rows, {sum(e for k, e, _ in jobs if k not in store) / 60:.0f} minutes left (estimate)")
+            return
+        if any(key not in store for key, *_ in jobs):
+            warm_up()
+        work(jobs, store, arguments.minutes, arguments.rows)
+    if arguments.ablation:
+        from _ablation import write_ablation
+
+        write_ablation(store, arguments.output)
+    else:
+        from scf_wall_plots import write_results
+
+        write_results(store, arguments.output, arguments.max_nao_direct)
+
+
+if __name__ == "__main__":
+    main()
