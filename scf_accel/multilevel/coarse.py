@@ -1,0 +1,179 @@
+"""The coarse model of a mean-field object: the same physics on a small grid and with fitted integrals, in single precision.
+
+It gives *increments* ``V[D] - V[D_ref]`` of the effective potential, so that single precision costs a relative error of
+1e-6 of the increment, however large the potential itself is. What the model does not contain (solvent, non-local
+correlation, relativistic terms ...) is not in the increment; the solver finds it in the difference to the full operator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from pyscf import df, dft, lib
+
+from scf_accel.gridorbitals import COMPONENTS, GridOrbitals
+from scf_accel.multilevel.fittedjk import FullExchange, PackedCoulomb, three_index
+from scf_accel.multilevel.report import Settings
+from scf_accel.storednumint import evaluate
+
+THRESHOLD = 1e-5  # coarse orbital values below this are left out of a block
+POINTS_PER_ATOM = 1500  # of the coarse grid, for the memory estimate
+
+
+class CoarseModelError(Exception):
+    """The coarse model cannot be made; the message says why."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The point that increments start from: density matrices, density and potential on the grid, exchange matrices."""
+
+    dms: np.ndarray
+    rho: np.ndarray | None
+    vxc: np.ndarray | None
+    exchange: np.ndarray | None
+
+
+def exchange_terms(mf: Any) -> list[tuple[float, float]]:
+    """``(factor, omega)`` of each exact-exchange term; ``omega`` 0: full Coulomb, > 0 long range, < 0 short range."""
+    if not isinstance(mf, dft.rks.KohnShamDFT):
+        return [(1.0, 0.0)]
+    omega, alpha, hybrid = mf._numint.rsh_and_hybrid_coeff(mf.xc, spin=mf.mol.spin)
+    if omega == 0:
+        terms = [(hybrid, 0.0)]
+    elif alpha == 0:
+        terms = [(hybrid, -omega)]
+    elif hybrid == 0:
+        terms = [(alpha, omega)]
+    else:
+        terms = [(hybrid, 0.0), (alpha - hybrid, omega)]
+    return [term for term in terms if abs(term[0]) > 1e-10]
+
+
+class CoarseModel:
+    """Coarse effective potential of ``mf``; density matrices and potentials are ``[sets, nao, nao]`` with 1 or 2 sets.
+
+    Args:
+        mf: the mean-field object.
+        settings: grid and fitting basis.
+        max_bytes: memory that the model may take.
+        dtype: of orbital values and integrals.
+    """
+
+    def __init__(self, mf: Any, settings: Settings, max_bytes: float, dtype: type = np.float32) -> None:
+        self.mf, self.mol = mf, mf.mol
+        self.terms = exchange_terms(mf)
+        self.kind = mf._numint._xc_type(mf.xc) if isinstance(mf, dft.rks.KohnShamDFT) else "HF"
+        self._make_integrals(settings, max_bytes, dtype)
+        if self.kind != "HF":
+            self.orbitals = self._make_orbitals(settings, max_bytes, dtype)
+
+    def _make_integrals(self, settings: Settings, max_bytes: float, dtype: type) -> None:
+        nao = self.mol.nao
+        shared = getattr(getattr(self.mf, "with_df", None), "_cderi", None)
+        shared = shared if isinstance(shared, np.ndarray) else None
+        auxbasis = settings.auxbasis
+        try:
+            naux = len(shared) if shared is not None else df.addons.make_auxmol(self.mol, auxbasis).nao
+        except Exception:  # PySCF raises several kinds for an element that a fitting basis lacks
+            auxbasis = df.make_auxbasis(self.mol)
+            naux = df.addons.make_auxmol(self.mol, auxbasis).nao
+        size = np.dtype(dtype).itemsize
+        pairs = nao * (nao + 1) // 2
+        kept = len(self.terms) * nao * nao * size if self.terms else pairs * size
+        if self.terms and self.terms[0][1] != 0.0:
+            kept += pairs * size
+        need = naux * (kept + (8 * pairs if shared is None else 0))
+        if need > max_bytes:
+            raise CoarseModelError(
+                f"its integrals need {need / 1e6:.0f} MB and mf.max_memory leaves {max_bytes / 1e6:.0f} MB; raise mf.max_memory"
+            )
+
+        def integrals(omega: float) -> np.ndarray:
+            return shared if shared is not None and omega == 0.0 else three_index(self.mol, auxbasis, omega)
+
+        self.exchangers = [FullExchange(integrals(omega), nao, dtype) for _, omega in self.terms]
+        if self.terms and self.terms[0][1] == 0.0:
+            self.fit: PackedCoulomb | FullExchange = self.exchangers[0]
+        else:
+            self.fit = PackedCoulomb(integrals(0.0), nao, dtype)
+
+    def _make_orbitals(self, settings: Settings, max_bytes: float, dtype: type) -> GridOrbitals:
+        grids = dft.Grids(self.mol)
+        grids.verbose = 0
+        if isinstance(settings.grid, int):
+            grids.level = settings.grid
+        else:
+            grids.atom_grid = tuple(settings.grid)
+        grids.build(with_non0tab=True)
+        size = COMPONENTS[self.kind] * np.dtype(dtype).itemsize
+        budget = min(max_bytes, POINTS_PER_ATOM * self.mol.natm * self.mol.nao * size)
+        return GridOrbitals(self.mol, grids, self.kind, dtype, budget, THRESHOLD)
+
+    def _potential(self, rho: np.ndarray) -> np.ndarray:
+        return evaluate(self.mf._numint, self.mf.xc, self.kind, rho)[1]
+
+    def exchange(self, orbitals: list[np.ndarray]) -> np.ndarray | None:
+        """``[sets, nao, nao]``: the functional's exact exchange of ``D = C C^T``, ``C[nao, n]`` a set; None without any."""
+        if not self.terms:
+            return None
+        out = np.zeros((len(orbitals), self.mol.nao, self.mol.nao))
+        for (factor, _), part in zip(self.terms, self.exchangers, strict=True):
+            for matrix, occupied in zip(out, orbitals, strict=True):
+                matrix += factor * part.exchange(occupied)
+        return out
+
+    def reference(self, dms: np.ndarray, exchange: np.ndarray | None) -> Reference:
+        """The point of ``dms`` with its :meth:`exchange`, to start increments from."""
+        rho = vxc = None
+        if self.kind != "HF":
+            rho = self.orbitals.density(dms)
+            vxc = self._potential(rho)
+        return Reference(dms, rho, vxc, exchange)
+
+    def increment(self, dms: np.ndarray, exchange: np.ndarray | None, start: Reference | None) -> np.ndarray:
+        """``V[dms] - V[start]``; with ``start`` None the whole potential (then in the model's precision)."""
+        delta = dms if start is None else dms - start.dms
+        out = np.repeat(self.fit.coulomb(delta.sum(axis=0))[None], len(dms), axis=0)
+        if exchange is not None:
+            share = 0.5 if len(dms) == 1 else 1.0
+            out -= share * (exchange if start is None else exchange - start.exchange)
+        if self.kind != "HF":
+            rho = self.orbitals.density(delta)
+            if start is None:
+                out += self.orbitals.matrix(self._potential(rho))
+            else:
+                out += self.orbitals.matrix(self._potential(rho + start.rho) - start.vxc)
+        return out
+
+
+def factors(dms: np.ndarray, half: np.ndarray, inverse_half: np.ndarray) -> list[np.ndarray]:
+    """``C[nao, n]`` of each of ``dms[sets, nao, nao]`` with ``D = C C^T`` (negative occupations are left out).
+
+    ``half`` and ``inverse_half`` are the overlap matrix to the powers 1/2 and -1/2.
+    """
+    out = []
+    for dm in dms:
+        occupations, vectors = np.linalg.eigh(half @ dm @ half)
+        keep = occupations > 1e-8
+        out.append(inverse_half @ vectors[:, keep] * np.sqrt(occupations[keep]))
+    return out
+
+
+def occupied(mo_coeff: np.ndarray, mo_occ: np.ndarray, sets: int) -> list[np.ndarray]:
+    """``C[nao, n]`` a set: orbitals times the root of their occupation, of restricted, unrestricted or ROHF orbitals."""
+    coefficients, occupations = np.asarray(mo_coeff), np.asarray(mo_occ)
+    if sets == 1:
+        pairs = [(coefficients, occupations)]
+    elif coefficients.ndim == 2:
+        pairs = [(coefficients, (occupations > 0) * 1.0), (coefficients, (occupations == 2) * 1.0)]
+    else:
+        pairs = list(zip(coefficients, occupations, strict=True))
+    return [c[:, n > 1e-12] * np.sqrt(n[n > 1e-12]) for c, n in pairs]
+
+
+def available_bytes(mf: Any) -> float:
+    """What ``mf.max_memory`` leaves, in bytes."""
+    return max(0.0, (mf.max_memory - lib.current_memory()[0]) * 1e6)

@@ -1,0 +1,145 @@
+"""The PySCF side: ``mf = scf_accel.accelerate(mf)``, an object of PySCF's own kind with another SCF driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from pyscf import lib, scf
+from pyscf.dft import numint
+from pyscf.lib import logger
+from pyscf.soscf import newton_ah
+
+from scf_accel.multilevel.coarse import CoarseModelError, available_bytes
+from scf_accel.multilevel.report import Report, Settings
+from scf_accel.multilevel.solver import HandOver, Solver
+from scf_accel.storednumint import StoredNumInt
+
+
+def unsupported(mf: Any) -> str | None:
+    """Why the multilevel scheme does not apply to ``mf``; None if it does."""
+    if "pyscf.pbc" in type(mf.mol).__module__ or hasattr(mf, "kpts") or hasattr(mf, "kpt"):
+        return "periodic systems"
+    if isinstance(mf, newton_ah._CIAH_SOSCF):
+        return "second-order solvers"
+    if not isinstance(mf, (scf.hf.RHF, scf.uhf.UHF)):  # ROHF and the Kohn-Sham classes derive from these
+        return f"{type(mf).__name__} (only restricted, unrestricted and restricted open-shell ones)"
+    if isinstance(mf, (scf.ghf.GHF, scf.dhf.DHF)):
+        return type(mf).__name__
+    return None
+
+
+_Base: Any = object  # the class of the user's object comes after the mixin
+
+
+class _Multilevel(_Base):
+    """Mixin that replaces the SCF driver; see :func:`accelerate`."""
+
+    __name_mixin__ = "Multilevel"
+    _keys: ClassVar[set[str]] = {"multilevel", "multilevel_report"}
+
+    def __init__(self, mf: Any, settings: Settings) -> None:
+        self.__dict__.update(mf.__dict__)
+        self.multilevel = settings
+        self.multilevel_report = Report()
+
+    def undo_accelerate(self) -> Any:
+        """The object without the multilevel solver."""
+        obj = lib.view(self, lib.drop_class(self.__class__, _Multilevel))
+        del obj.multilevel, obj.multilevel_report
+        return obj
+
+    def dump_flags(self, verbose: Any = None) -> Any:
+        super().dump_flags(verbose)
+        logger.info(self, "multilevel SCF: %s", self.multilevel)
+        return self
+
+    def scf(self, dm0: Any = None, **kwargs: Any) -> float:
+        """SCF main driver; ``dm0``: density matrix to start from. Returns the total energy, Hartree."""
+        self.multilevel_report = report = Report()
+        report.fallback = unsupported(self)
+        if report.fallback or kwargs or self.max_cycle <= 0:
+            if report.fallback:
+                logger.warn(self, "multilevel SCF does not cover %s: stock PySCF runs", report.fallback)
+            return super().scf(dm0, **kwargs)
+        started = logger.process_clock(), logger.perf_counter()
+        self.dump_flags()
+        self.build(self.mol)
+        start = self._start(dm0)
+        try:
+            with stored_values(self):
+                result = Solver(self, self.multilevel, report, start).kernel()
+        except (CoarseModelError, HandOver) as problem:
+            report.fallback = str(problem)
+            logger.warn(self, "multilevel SCF: %s: stock PySCF goes on", problem)
+            return self._stock(start if isinstance(problem, CoarseModelError) else problem.dm)
+        self.converged, self.e_tot, self.mo_energy, self.mo_coeff, self.mo_occ = result
+        logger.timer(self, "SCF", *started)
+        self._finalize()
+        return self.e_tot
+
+    def kernel(self, dm0: Any = None, **kwargs: Any) -> float:
+        """Another name of :meth:`scf`."""
+        return self.scf(dm0, **kwargs)
+
+    def _start(self, dm0: Any) -> Any:
+        """What the run starts from, in PySCF's order: the argument, existing orbitals, the user's start, the guess (None)."""
+        if dm0 is None and self.mo_coeff is not None and self.mo_occ is not None:
+            return self.make_rdm1()
+        if dm0 is None and self.multilevel.start is not None:
+            start = self.multilevel.start
+            return start(self) if callable(start) else start
+        return dm0
+
+    def _stock(self, dm0: Any) -> float:
+        """Stock PySCF from ``dm0`` with the cycles that are left."""
+        spent, limit = len(self.multilevel_report.steps), self.max_cycle
+        try:
+            self.max_cycle = max(1, limit - spent)
+            with stored_values(self):
+                super().scf(dm0)
+        finally:
+            self.max_cycle = limit
+        self.cycles += spent
+        return self.e_tot
+
+
+@contextmanager
+def stored_values(mf: Any) -> Iterator[None]:
+    """Within, a stock numerical integrator of ``mf`` is replaced by one that keeps the orbital values."""
+    stock: Any = getattr(mf, "_numint", None)
+    if type(stock) is not numint.NumInt:
+        yield
+        return
+    budget = 0.6 * available_bytes(mf)
+    if getattr(mf, "with_df", None) is None and mf._eri is None and mf._is_mem_enough():
+        budget = max(0.0, min(budget, available_bytes(mf) - 1.3 * mf.mol.nao**4))  # room for in-core integrals
+    stored = StoredNumInt(budget)
+    mf._numint = stored
+    stored.__dict__.update({key: value for key, value in stock.__dict__.items() if key not in stored.__dict__})
+    stored.omega = stock.omega
+    try:
+        yield
+    finally:
+        mf._numint = stock
+
+
+def accelerate(mf: Any, **settings: Any) -> Any:
+    """``mf`` with the multilevel SCF solver: the same energy and orbitals from two or three full-cost Fock matrices.
+
+        mf = scf_accel.accelerate(dft.RKS(mol, xc="pbe").density_fit()).run()
+
+    A new object of PySCF's kind (``mf`` stays as it is): convergence thresholds, callback, chkfile, gradients, scanners and
+    so on behave as always. ``mf.cycles`` counts full-cost Fock matrices; ``mf.multilevel_report`` says what was done.
+    Restricted, unrestricted and restricted open-shell Hartree-Fock and Kohn-Sham objects of molecules are covered; any
+    other runs as stock PySCF with one warning. ``mf.undo_accelerate()`` gives the plain object back.
+
+    Args:
+        mf: PySCF mean-field object.
+        **settings: fields of :class:`scf_accel.multilevel.Settings`.
+    """
+    if isinstance(mf, _Multilevel):
+        return lib.set_class(_Multilevel(mf, replace(mf.multilevel, **settings)), mf.__class__)
+    return lib.set_class(_Multilevel(mf, Settings(**settings)), (_Multilevel, mf.__class__))

@@ -1,0 +1,235 @@
+"""Multilevel SCF: defect correction between the user's Fock operator and a coarse model of it.
+
+At the density ``D_k`` the full operator is evaluated once; the model ``F_k + V_coarse[D] - V_coarse[D_k]`` agrees with it
+there and follows it nearby, and is solved at small cost for ``D_(k+1)`` (the full approximation scheme of nonlinear
+multigrid, Brandt, Math. Comp. 31, 333 (1977), with two levels). From the second step on, the point ``D_k`` is
+extrapolated by DIIS over the orbital gradients of the full operator (Pulay 1980), which helps where the model is poor.
+The converged state is that of the full operator alone: the coarse model has no influence on it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from pyscf.lib import logger
+from pyscf.scf import chkfile
+
+from scf_accel.multilevel import inner
+from scf_accel.multilevel.anchors import Anchor, Anchors
+from scf_accel.multilevel.coarse import CoarseModel, Reference, available_bytes, factors
+from scf_accel.multilevel.convergence import energy_left, fractional
+from scf_accel.multilevel.report import Report, Settings, Step
+
+SAFETY = 2.0  # factor on the energy estimate before it is compared with conv_tol
+TIGHT = 1e-5  # gradient thresholds below this need a double-precision model
+PATIENCE = 3  # outer steps that do not halve the gradient
+
+
+class HandOver(Exception):
+    """The scheme does not converge; ``dm`` is the best density matrix so far."""
+
+    def __init__(self, reason: str, dm: Any) -> None:
+        super().__init__(reason)
+        self.dm = dm
+
+
+@dataclass(frozen=True)
+class Point:
+    """The full operator at one density: what ``pyscf.scf.hf.kernel`` calls by the same names."""
+
+    dm: Any
+    vhf: Any
+    fock: Any
+    e_tot: float
+    norm_gorb: float
+    energy_left: float
+    mo_energy: Any
+    mo_coeff: Any
+    mo_occ: Any
+
+
+class Solver:
+    """One run of the multilevel scheme on ``mf``; calls the same hooks of it as ``pyscf.scf.hf.kernel``.
+
+    The settings of ``mf`` that matter: ``conv_tol``, ``conv_tol_grad``, ``max_cycle`` (of full Fock matrices),
+    ``level_shift`` (in the coarse solves), ``callback``, ``check_convergence``, ``chkfile``, ``max_memory``.
+
+    Args:
+        mf: the mean-field object.
+        settings: of the scheme.
+        report: is filled in.
+        dm0: density matrix to start from; None: ``mf``'s own guess.
+
+    Raises:
+        CoarseModelError: no coarse model for this object.
+    """
+
+    def __init__(self, mf: Any, settings: Settings, report: Report, dm0: Any = None) -> None:
+        started = time.perf_counter()
+        self.mf, self.mol, self.settings, self.report = mf, mf.mol, settings, report
+        self.log = logger.new_logger(mf)
+        self.conv_tol = mf.conv_tol
+        self.conv_tol_grad = np.sqrt(mf.conv_tol) if mf.conv_tol_grad is None else mf.conv_tol_grad
+        self.s1e, self.h1e = mf.get_ovlp(self.mol), mf.get_hcore(self.mol)
+        dm = mf.get_init_guess(self.mol, mf.init_guess, s1e=self.s1e) if dm0 is None else dm0
+        self._build_fitting()
+        report.start_seconds = time.perf_counter() - started
+        self._build_model()
+        self.state = self._first_state(dm, dm0 is not None)
+        report.setup_seconds = time.perf_counter() - started - report.start_seconds
+        self.log.info("multilevel SCF: start %.2f s, coarse model %.2f s", report.start_seconds, report.setup_seconds)
+
+    def _build_fitting(self) -> None:
+        """Stock PySCF computes the fitted integrals of J anew in each cycle; here they are kept if they fit."""
+        with_df = getattr(self.mf, "with_df", None)
+        if with_df is None or with_df._cderi is not None:
+            return
+        pairs = self.mol.nao * (self.mol.nao + 1) // 2
+        if 8 * with_df.get_naoaux() * pairs < 0.5 * available_bytes(self.mf):
+            with_df.build()
+
+    def _build_model(self) -> None:
+        quiet = self.mf.copy()
+        quiet.verbose = 0
+        x_orth = self.mf.check_linear_dependency(self.s1e, self.log)
+        dtype = np.float64 if self.conv_tol_grad < TIGHT else np.float32
+        model = CoarseModel(self.mf, self.settings, 0.6 * available_bytes(self.mf), dtype)
+        self.problem = inner.Problem(quiet, self.h1e, self.s1e, x_orth, model)
+
+    def _first_state(self, dm: Any, given: bool) -> inner.State:
+        """The state of the guess; with orbitals where a given ``dm`` brings some that belong to this geometry."""
+        mo_coeff, mo_occ = getattr(dm, "mo_coeff", None), getattr(dm, "mo_occ", None)
+        if given and isinstance(mo_coeff, np.ndarray) and mo_occ is not None and mo_coeff.shape[-2] == self.mol.nao:
+            norms = np.einsum("...pi,pq,...qi->...i", mo_coeff, self.s1e, mo_coeff, optimize=True)
+            if np.allclose(norms, 1.0, atol=1e-8):
+                return self.problem.state(None, mo_coeff, mo_occ)
+        dms = self.problem.stacked(dm)
+        exchange = None
+        if self.problem.model.terms:
+            values, vectors = np.linalg.eigh(self.s1e)
+            half, inverse = (vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T
+            exchange = self.problem.model.exchange(factors(dms, half, inverse))
+        return inner.State(dms, exchange)
+
+    def kernel(self) -> tuple[Any, ...]:
+        """Converge; returns what ``pyscf.scf.hf.kernel`` returns.
+
+        Raises:
+            HandOver: stock PySCF should continue.
+        """
+        mf, anchors = self.mf, Anchors()
+        if mf.chkfile:
+            chkfile.save_mol(self.mol, mf.chkfile)
+        mf.pre_kernel(self._environment())
+        base, reference = np.zeros_like(self.state.dms), None
+        tol = max(self.settings.first_tol, self.conv_tol_grad)
+        last, best, slow = None, None, 0
+        for cycle in range(mf.max_cycle):
+            started = time.perf_counter()
+            solution = self._coarse(cycle, base, reference, tol)
+            self.state = solution.state
+            middle = time.perf_counter()
+            point = self._full(last)
+            seconds = middle - started, time.perf_counter() - middle
+            step = Step(point.e_tot, point.norm_gorb, solution.builds, *seconds, point.energy_left)
+            converged, point = self._finish_step(cycle, point, last, step)
+            if converged:
+                break
+            slow = 0 if best is None or point.norm_gorb < 0.5 * best.norm_gorb else slow + 1
+            best = point if best is None or point.norm_gorb < best.norm_gorb else best
+            if not np.isfinite(point.e_tot) or slow >= PATIENCE or len(self.report.steps) >= self.settings.max_outer:
+                raise HandOver(f"orbital gradient {best.norm_gorb:.2g} after {cycle + 1} full Fock matrices", best.dm)
+            anchors.add(self._anchor(point))
+            start = anchors.extrapolate()
+            base, reference = start.potential, self.problem.model.reference(start.dms, start.exchange)
+            tol = max(0.25 * self.conv_tol_grad, 1e-3 * point.norm_gorb)
+            last = point
+        mf.post_kernel(self._environment(point, cycle=cycle, scf_conv=converged))
+        return converged, point.e_tot, point.mo_energy, point.mo_coeff, point.mo_occ
+
+    def _coarse(self, cycle: int, base: np.ndarray, reference: Reference | None, tol: float) -> inner.Solution:
+        """The inner solve; none where a given start is as good as the coarse model could make it."""
+        state = self.state
+        if cycle == 0 and state.mo_coeff is not None:
+            potential = self.problem.model.increment(state.dms, state.exchange, None)
+            gradient = self.problem.gradient(state, self.problem.fock(potential, state))
+            if gradient < self.settings.skip_first:
+                return inner.Solution(state, gradient, 1)
+        return inner.solve(self.problem, base, reference, state, tol, self.settings.max_inner)
+
+    def _full(self, last: Point | None) -> Point:
+        """The full operator at the present state."""
+        mf, state = self.mf, self.state
+        mo_energy, mo_coeff, mo_occ = state.mo_energy, state.mo_coeff, state.mo_occ
+        if mo_energy is not None:  # the object reports on occupations and keeps what belongs to them (entropy ...)
+            mo_occ = mf.get_occ(mo_energy, mo_coeff)
+        dm = mf.make_rdm1(mo_coeff, mo_occ)
+        vhf = mf.get_veff(self.mol, dm) if last is None else mf.get_veff(self.mol, dm, last.dm, last.vhf)
+        e_tot = mf.energy_tot(dm, self.h1e, vhf)
+        fock = mf.get_fock(self.h1e, self.s1e, vhf, dm)
+        gradient = np.asarray(mf.get_grad(mo_coeff, mo_occ, fock))
+        left = energy_left(mf, mo_coeff, mo_occ, fock, gradient)
+        if mo_energy is None:
+            mo_energy = np.einsum("...pi,...pq,...qi->...i", mo_coeff, np.asarray(fock), mo_coeff, optimize=True)
+        return Point(dm, vhf, fock, float(e_tot), float(np.linalg.norm(gradient)), left, mo_energy, mo_coeff, mo_occ)
+
+    def _finish_step(self, cycle: int, point: Point, last: Point | None, step: Step) -> tuple[bool, Point]:
+        """Log, test for convergence, call the hooks."""
+        mf = self.mf
+        mf.cycles = cycle + 1
+        self.report.steps.append(step)
+        change = np.inf if last is None else point.e_tot - last.e_tot
+        norm_ddm = float(np.linalg.norm(np.asarray(point.dm) - (0 if last is None else np.asarray(last.dm))))
+        self.log.info(
+            "multilevel step %d  E= %.15g  delta_E= %4.3g  |g|= %4.3g  |ddm|= %4.3g  coarse: %d builds %.2f s  full: %.2f s",
+            *(cycle + 1, point.e_tot, change, point.norm_gorb, norm_ddm),
+            *(step.coarse_builds, step.coarse_seconds, step.fine_seconds),
+        )
+        settled = abs(change) < self.conv_tol or SAFETY * point.energy_left < self.conv_tol
+        converged = settled and point.norm_gorb < self.conv_tol_grad
+        extra = {"cycle": cycle, "step": step, "norm_ddm": norm_ddm, "last_hf_e": point.e_tot - change}
+        if callable(mf.check_convergence):
+            converged = bool(mf.check_convergence(self._environment(point, scf_conv=converged, **extra)))
+        if converged:
+            point = self._canonical(point)
+        envs = self._environment(point, scf_conv=converged, **extra)
+        if mf.chkfile:
+            mf.dump_chk(envs)
+        if callable(mf.callback):
+            mf.callback(envs)
+        return converged, point
+
+    def _canonical(self, point: Point) -> Point:
+        """Canonical orbitals of the full Fock matrix, the density unchanged."""
+        if fractional(point.mo_occ):
+            c = point.mo_coeff
+            energies = np.einsum("...pi,...pq,...qi->...i", c, np.asarray(point.fock), c, optimize=True)
+            return replace(point, mo_energy=energies)
+        mo_energy, mo_coeff = self.mf.canonicalize(point.mo_coeff, point.mo_occ, point.fock)
+        return replace(point, mo_energy=mo_energy, mo_coeff=mo_coeff)
+
+    def _anchor(self, point: Point) -> Anchor:
+        """The full operator at ``point``; the residual is the commutator of its Fock matrix in an orthonormal basis."""
+        fock = point.fock
+        if getattr(fock, "focka", None) is not None:
+            potential = np.stack([np.asarray(fock.focka), np.asarray(fock.fockb)]) - self.h1e
+            pairs = [(np.asarray(fock), self.state.dms.sum(axis=0))]
+        else:
+            potential = np.asarray(fock).reshape(self.state.dms.shape) - self.h1e
+            pairs = list(zip(potential + self.h1e, self.state.dms, strict=True))
+        x = self.problem.x_orth
+        products = [x.T @ f @ d @ self.s1e @ x for f, d in pairs]
+        return Anchor(
+            self.state.dms, potential, self.state.exchange, np.concatenate([(p - p.T).ravel() for p in products])
+        )
+
+    def _environment(self, point: Point | None = None, **extra: Any) -> dict[str, Any]:
+        """The local variables of PySCF's kernel that hooks read."""
+        names: dict[str, Any] = {"mf": self.mf, "mol": self.mol, "h1e": self.h1e, "s1e": self.s1e, "log": self.log}
+        names |= {"conv_tol": self.conv_tol, "conv_tol_grad": self.conv_tol_grad}
+        if point is not None:
+            names |= {key: getattr(point, key) for key in point.__dataclass_fields__}
+        return names | extra
