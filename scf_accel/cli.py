@@ -47,6 +47,7 @@ def label(
     grid_level: Annotated[int, typer.Option(min=0, max=9, help="PySCF's integration grid level.")] = 2,
     conv_tol: Annotated[float, typer.Option(help="SCF energy threshold, Hartree.")] = 1e-9,
     max_cycle: Annotated[int, typer.Option(min=1, help="SCF cycles before the second-order solver is tried.")] = 60,
+    solver: Annotated[str, typer.Option(help="multilevel (scf_accel.accelerate) or diis (stock PySCF).")] = "multilevel",
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; all cores by default.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="BLAS/OpenMP threads per worker.")] = 1,
     nice: Annotated[int, typer.Option(min=0, max=19, help="Lower the workers' priority by this much.")] = 0,
@@ -70,7 +71,7 @@ def label(
         LabelRequest(
             structures=structures,
             out=out,
-            settings=LabelSettings(xc, basis, auxbasis, grid_level, conv_tol, max_cycle),
+            settings=LabelSettings(xc, basis, auxbasis, grid_level, conv_tol, max_cycle, solver),
             perturbations=Perturbations(
                 tuple(parse_range("--gaussian", text) for text in gaussian or ()),
                 tuple(parse_range("--langevin", text) for text in langevin or ()),
@@ -92,6 +93,54 @@ def label(
             dry_run=dry_run,
         )
     )
+
+
+@app.command()
+def run(
+    structure: Annotated[Path, typer.Argument(help="Molecule: any file that ASE reads (.xyz, ...), or this package's .h5.")],
+    xc: Annotated[str, typer.Option(help="Functional, PySCF's name; hf: Hartree-Fock.")] = "pbe",
+    basis: Annotated[str, typer.Option(help="Orbital basis, PySCF's name; with its core potentials, if any.")] = "def2-svp",
+    charge: Annotated[int | None, typer.Option(help="Total charge. Default: as the file says, else 0.")] = None,
+    spin: Annotated[
+        int | None,
+        typer.Option(min=0, help="Unpaired electrons. Default: as the file says, else lowest possible (atoms: Hund)."),
+    ] = None,
+    index: Annotated[int, typer.Option(help="Frame of the file, from 0; negative: from the end.")] = -1,
+    density_fit: Annotated[
+        bool | None, typer.Option("--density-fit/--no-density-fit", help="Fit the integrals. Default: with --auxbasis only.")
+    ] = None,
+    auxbasis: Annotated[str | None, typer.Option(help="Fitting basis. Default: PySCF's choice.")] = None,
+    grid_level: Annotated[int | None, typer.Option(min=0, max=9, help="PySCF's integration grid level. Default: 3.")] = None,
+    conv_tol: Annotated[float, typer.Option(help="SCF energy threshold, Hartree.")] = 1e-9,
+    max_cycle: Annotated[int, typer.Option(min=1, help="Full-cost SCF cycles at most.")] = 50,
+    forces: Annotated[bool, typer.Option("--forces", help="Calculate the forces too.")] = False,
+    stock: Annotated[bool, typer.Option("--stock", help="Run plain PySCF, for comparison.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write all results to this JSON file.")] = None,
+    chkfile: Annotated[Path | None, typer.Option(help="Keep the orbitals in this PySCF checkpoint (HDF5).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads. Default: OMP_NUM_THREADS, else all cores.")] = None,
+    max_memory: Annotated[int | None, typer.Option(min=1, help="Memory to use, MB. Default: PySCF's.")] = None,
+) -> None:
+    """Run one SCF calculation with a live table: energy, orbitals, dipole, forces. Needs no choice but the file.
+
+    Example: scf-accel run molecule.xyz --xc b3lyp --basis def2-tzvp --density-fit --forces --json result.json
+    """
+    from scf_accel.runscf import RunRequest, run_command
+
+    theory = {
+        "xc": xc,
+        "basis": basis,
+        "density_fit": density_fit,
+        "auxbasis": auxbasis,
+        "grid_level": grid_level,
+        "conv_tol": conv_tol,
+        "max_cycle": max_cycle,
+        "max_memory": max_memory,
+    }
+    request = RunRequest(structure, index, charge, spin, stock, forces, chkfile, json_out, overwrite, threads)
+    code = run_command(request, theory)
+    if code:
+        raise typer.Exit(code)
 
 
 def main() -> None:

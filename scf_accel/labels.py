@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HARTREE_TO_EV = 27.211386245988  # CODATA 2018; ase.units (CODATA 2014) differs by 1e-8 of it
 BOHR_TO_ANGSTROM = 0.529177210903
+SOLVERS = ("multilevel", "diis")
 COULOMB_ONLY = {"weigend", "weigend+etb", "weigendcfit"}  # PySCF's other names of def2-universal-jfit
 LAST_ALL_ELECTRON = 36  # def2 basis sets carry an effective core potential beyond Kr
 
@@ -31,7 +32,7 @@ class LabelError(UserError):
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """Everything that a label depends on besides the structure; part of every job's id.
+    """Everything that a label depends on besides the structure (part of every job's id), and the solver.
 
     Attributes:
         xc, basis: functional and orbital basis, PySCF's names.
@@ -39,6 +40,7 @@ class LabelSettings:
         grid_level: PySCF's integration grid level, 0 to 9.
         conv_tol: SCF energy threshold, Hartree; the orbital-gradient threshold is its square root.
         max_cycle: SCF cycles before the second-order solver is tried, and again its own limit.
+        solver: ``multilevel`` or ``diis`` (stock PySCF).
     """
 
     xc: str = "pbe"
@@ -47,9 +49,11 @@ class LabelSettings:
     grid_level: int = 2
     conv_tol: float = 1e-9
     max_cycle: int = 60
+    solver: str = "multilevel"
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What the labels depend on: all but the solver, which only decides how soon they are there."""
+        return {name: value for name, value in asdict(self).items() if name != "solver"}
 
     @property
     def exact_exchange(self) -> bool:
@@ -100,6 +104,8 @@ def check_theory(settings: LabelSettings) -> None:
             f"--xc {settings.xc} has exact exchange and --auxbasis {settings.auxbasis} fits the Coulomb term only; "
             "give one for both, such as --auxbasis def2-universal-jkfit"
         )
+    if settings.solver not in SOLVERS:
+        raise LabelError(f"--solver {settings.solver}: give one of {', '.join(SOLVERS)}")
     if settings.conv_tol <= 0:
         raise LabelError(f"--conv-tol {settings.conv_tol}: give a positive threshold in Hartree")
 
@@ -144,13 +150,14 @@ def make_molecule(
 
 
 def make_mean_field(mol: gto.Mole, settings: LabelSettings, workers: int = 1) -> Any:
-    """The Kohn-Sham object with our settings, its grid AO values and RI integrals kept in memory between cycles.
+    """The Kohn-Sham object with our settings and solver; orbital values of the grid are kept in memory.
 
     ``workers``: how many processes like this one share the machine's memory.
     """
     from pyscf import dft
 
-    from scf_accel.aocache import CachedNumInt, memory_share
+    from scf_accel.multilevel import accelerate
+    from scf_accel.storednumint import StoredNumInt, memory_share
 
     method = dft.UKS if mol.spin else dft.RKS
     mf = method(mol, xc=settings.xc).density_fit(auxbasis=settings.auxbasis)
@@ -158,19 +165,21 @@ def make_mean_field(mol: gto.Mole, settings: LabelSettings, workers: int = 1) ->
     mf.conv_tol = settings.conv_tol
     mf.max_cycle = settings.max_cycle
     mf.conv_check = False  # its extra cycle changes forces by under 0.02 meV/A at this threshold
-    mf._numint = CachedNumInt(memory_share(workers))
-    return mf
+    mf._numint = StoredNumInt(memory_share(workers))
+    return accelerate(mf) if settings.solver == "multilevel" else mf
 
 
 def run_scf(mf: Any) -> str:
-    """Converge ``mf``; DIIS first, then second order. Returns the solver that did it; raises :class:`LabelError`.
+    """Converge ``mf``; second order where its own solver fails. Returns what did it; raises :class:`LabelError`.
 
-    ``mf.cycles`` counts the DIIS cycles plus the macro cycles of the second-order solver.
+    ``mf.cycles`` counts full-cost Fock matrices of the first solver plus the macro cycles of the second-order one.
     """
     mf.with_df.build()  # keep the three-index integrals instead of recomputing them in each cycle
     mf.kernel()
+    report = getattr(mf, "multilevel_report", None)
+    first = "diis" if report is None or report.fallback else "multilevel"
     if mf.converged:
-        return "diis"
+        return first
     last = mf.make_rdm1()
     second = mf.newton()
     second.max_cycle = mf.max_cycle
@@ -179,13 +188,13 @@ def run_scf(mf: Any) -> str:
     second.kernel(last)
     if not second.converged:
         raise LabelError(
-            f"SCF not converged in {mf.max_cycle} DIIS and {second.max_cycle} second-order cycles "
+            f"SCF not converged in {mf.max_cycle} {first} and {second.max_cycle} second-order cycles "
             f"(conv_tol {mf.conv_tol:g}, last energy {second.e_tot:.6f} Eh)"
         )
     mf.mo_coeff, mf.mo_occ, mf.mo_energy = second.mo_coeff, second.mo_occ, second.mo_energy
     mf.e_tot, mf.converged = second.e_tot, True
     mf.cycles += max(macro)
-    return "diis+newton"
+    return f"{first}+newton"
 
 
 def compute_labels(

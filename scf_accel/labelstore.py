@@ -171,7 +171,7 @@ class PartStore:
         try:
             with np.load(path, allow_pickle=False) as data:
                 extras = {name: data[name].item() for name in EXTRAS}
-                if extras["solver"] != "diis" and "cycles_counted" not in data:
+                if extras["solver"].endswith("newton") and "cycles_counted" not in data:
                     extras["scf_cycles"] = -1  # unknown: earlier versions did not count second-order cycles
                 return Frame(
                     atomic_numbers=data["atomic_numbers"].astype(np.int64),

@@ -38,6 +38,7 @@ class _Multilevel(_Base):
     """Mixin that replaces the SCF driver; see :func:`accelerate`."""
 
     __name_mixin__ = "Multilevel"
+    max_cycle: int
     _keys: ClassVar[set[str]] = {"multilevel", "multilevel_report"}
 
     def __init__(self, mf: Any, settings: Settings) -> None:

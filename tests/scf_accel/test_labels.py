@@ -79,15 +79,31 @@ def test_isolated_atom_has_no_force():
 
 
 def test_second_order_solver_takes_over_and_agrees():
-    quick = compute_labels(*WATER, 0, 0, SETTINGS)
-    rescued = compute_labels(*WATER, 0, 0, replace(SETTINGS, max_cycle=4))
+    quick = compute_labels(*WATER, 0, 0, replace(SETTINGS, solver="diis"))
+    rescued = compute_labels(*WATER, 0, 0, replace(SETTINGS, solver="diis", max_cycle=4))
     assert (quick.solver, rescued.solver) == ("diis", "diis+newton")
     assert rescued.energy == pytest.approx(quick.energy, abs=1e-6)
     assert 5 <= rescued.cycles < 8  # 4 DIIS cycles and the 1 to 3 that second order takes, not its limit of 4
 
 
+@pytest.mark.parametrize(("charge", "spin"), [(0, 0), (1, 1)])
+def test_multilevel_labels_are_those_of_stock_pyscf(charge, spin):
+    labels = compute_labels(*WATER, charge, spin, SETTINGS)
+    stock = compute_labels(*WATER, charge, spin, replace(SETTINGS, solver="diis"))
+    assert (labels.solver, stock.solver) == ("multilevel", "diis") and labels.cycles < stock.cycles
+    assert labels.energy == pytest.approx(stock.energy, abs=1e-6)  # eV
+    assert np.abs(labels.forces - stock.forces).max() < 5e-4  # eV/Angstrom, below the grid error of 1e-3
+    assert np.abs(labels.density_coefficients - stock.density_coefficients).max() < 1e-3
+
+
+def test_the_solver_is_no_part_of_the_theory():
+    assert LabelSettings(solver="diis").as_dict() == LabelSettings().as_dict()
+    with pytest.raises(LabelError, match="--solver newton: give one of multilevel, diis"):
+        check_theory(LabelSettings(solver="newton"))
+
+
 def test_no_convergence_is_an_error_with_its_reason():
-    with pytest.raises(LabelError, match="not converged in 1 DIIS"):
+    with pytest.raises(LabelError, match="not converged in 1 multilevel"):
         compute_labels(*WATER, 0, 0, replace(SETTINGS, max_cycle=1, conv_tol=1e-13))
 
 
@@ -116,11 +132,11 @@ def test_hybrid_functionals_say_what_is_fitted():
 
 
 def test_orbital_store_is_bounded_by_the_free_memory(monkeypatch):
-    from scf_accel import aocache
+    from scf_accel import storednumint
 
-    for kilobytes, workers, expected in ((4_000_000, 8, 256_000_000), (400_000_000, 2, aocache.MAX_BYTES)):
+    for kilobytes, workers, expected in ((4_000_000, 8, 256_000_000), (400_000_000, 2, storednumint.MAX_BYTES)):
         text = f"MemTotal: 9 kB\nMemAvailable: {kilobytes} kB\n"
-        monkeypatch.setattr(aocache.Path, "read_text", lambda *_, text=text, **__: text)
-        assert aocache.memory_share(workers) == expected
+        monkeypatch.setattr(storednumint.Path, "read_text", lambda *_, text=text, **__: text)
+        assert storednumint.memory_share(workers) == expected
         molecule = make_molecule(*WATER, 0, 0, SETTINGS)
         assert make_mean_field(molecule, SETTINGS, workers)._numint.max_bytes == expected
