@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from _common import processor
 from pyscf import dft, gto, lib
+from pyscf.data.elements import ELEMENTS
 
 from scf_accel.structures import Structure
 
@@ -98,9 +99,10 @@ def provenance() -> dict[str, Any]:
 
 
 def make_mol(structure: Structure, basis: str) -> gto.Mole:
-    """PySCF molecule, silent."""
+    """PySCF molecule, silent; with the basis' effective core potentials beyond krypton."""
     atoms = list(zip(map(int, structure.numbers), structure.positions.tolist(), strict=True))
-    return gto.M(atom=atoms, unit="Angstrom", charge=structure.charge, spin=structure.spin, basis=basis, verbose=0)
+    cores = {ELEMENTS[number]: basis for number in map(int, set(structure.numbers)) if number > 36}
+    return gto.M(atom=atoms, unit="Angstrom", charge=structure.charge, spin=structure.spin, basis=basis, ecp=cores, verbose=0)
 
 
 def make_mean_field(mol: gto.Mole, xc: str, fit: bool) -> Any:

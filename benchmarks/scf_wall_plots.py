@@ -13,6 +13,7 @@ from _scfruns import Store
 Row = dict[str, Any]
 # The targets of the solver: median and smallest wall ratio, energy error (Hartree), median of the fine builds
 MEDIAN_RATIO, SMALLEST_RATIO, ENERGY, FINE = 3.0, 1.3, 1e-8, 3
+BINS = ((1, 12), (13, 15), (16, 20), (21, 25), (26, 35), (36, 60))  # atoms
 PARTS = ("start", "setup", "coarse", "fine")
 TARGETS = (
     f"Targets: median wall ratio at least {MEDIAN_RATIO} with density fitting and without; no molecule below {SMALLEST_RATIO}; "
@@ -117,7 +118,7 @@ MOLECULES = [
 
 
 def plot_ratio(rows: Sequence[Row], path: Path) -> None:
-    """Wall ratio against the number of atoms, a panel each with and without density fitting."""
+    """Wall ratio against the number of atoms, a panel each with and without density fitting; lines join medians of bins."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -130,10 +131,15 @@ def plot_ratio(rows: Sequence[Row], path: Path) -> None:
                 continue
             members = sorted(members, key=lambda row: row["atoms"])
             atoms, ratios = [row["atoms"] for row in members], [ratio(row) for row in members]
-            axes.plot(atoms, ratios, "o", markersize=4, alpha=0.75, label=name.removesuffix(", DF"))
+            dots = axes.plot(atoms, ratios, "o", markersize=4, alpha=0.6, label=name.removesuffix(", DF"))
+            medians = [
+                (np.mean([row["atoms"] for row in group]), np.median([ratio(row) for row in group])) for group in by_size(members)
+            ]
+            axes.plot(*zip(*medians, strict=True), "-", color=dots[0].get_color(), linewidth=1.2)
         for level in (1.0, SMALLEST_RATIO, MEDIAN_RATIO):
             axes.axhline(level, color="0.4", linewidth=0.8, linestyle="-" if level == 1.0 else "--")
-        axes.set(xlabel="atoms", title="with density fitting" if fit else "without density fitting", ylim=(0, None))
+        axes.set(xlabel="atoms", title="with density fitting" if fit else "without density fitting")
+        axes.set_ylim(0, 1.15 * max(MEDIAN_RATIO, *(ratio(row) for row in rows)))
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8)
@@ -163,10 +169,24 @@ def plot_split(rows: Sequence[Row], path: Path) -> None:
         axes.set_title(name, fontsize=9)
     for axes in panels[len(groups) :]:
         axes.remove()
-    panels[0].legend(fontsize=7, ncols=5)
+    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, ncols=5, loc="outside upper center")
     figure.supxlabel("molecules, by number of atoms", fontsize=9)
     figure.supylabel("our seconds / stock PySCF seconds", fontsize=9)
     figure.savefig(path, dpi=130)
+
+
+def by_size(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows by bins of the number of atoms, without empty ones."""
+    groups = [[row for row in rows if low <= row["atoms"] <= high] for low, high in BINS]
+    return [group for group in groups if group]
+
+
+def size_line(rows: Sequence[Row]) -> list[str]:
+    """One line of the table of sizes: the median ratio (and the number of rows) with and without density fitting."""
+    sizes = [row["atoms"] for row in rows]
+    groups = [[row for row in rows if row["df"] == fit] for fit in (True, False)]
+    cells = [f"{np.median([ratio(row) for row in group]):.2f} ({len(group)})" if group else "-" for group in groups]
+    return [f"{min(sizes)} to {max(sizes)}", *cells]
 
 
 def part_of_stock(row: Row, part: str) -> float:
@@ -206,6 +226,9 @@ def report(store: Store, output: Path, max_nao_direct: int) -> str:
     )
     groups = categories(rows)
     text += table(SUMMARY, [summary_line(name, members) for name, members in groups.items()])
+    text += "\n" + table(
+        ["atoms", "median ratio with DF (rows)", "without DF (rows)"], [size_line(group) for group in by_size(rows)]
+    )
     text += "\n![ratio against size](scf_wall_ratio.png)\n\n![where the time goes](scf_wall_split.png)\n"
     plot_ratio(rows, output / "scf_wall_ratio.png")
     plot_split(rows, output / "scf_wall_split.png")

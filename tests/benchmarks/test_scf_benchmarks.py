@@ -1,0 +1,172 @@
+"""The parts of the SCF benchmarks that are no measurement: molecules, order of the rows, the store, the tables, the oracle."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("pyscf")
+pytest.importorskip("rdkit")
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+try:
+    import _ablation
+    import _hardcases
+    import _molecules
+    import _scfruns
+    import scf_hard
+    import scf_wall
+    import scf_wall_plots
+finally:
+    sys.path.remove(str(BENCHMARKS))
+
+
+def test_own_list_satisfies_the_claim() -> None:
+    """At least 30 distinct molecules of 10 to 60 atoms, ten of them in def2-TZVP, of main-group elements, without a draw."""
+    molecules = _molecules.own_molecules()
+    sizes = [len(molecule.symbols()) for molecule in molecules]
+    assert len({molecule.smiles for molecule in molecules}) == len(molecules) >= 30
+    assert min(sizes) >= 10 and max(sizes) <= 60
+    assert sum(size <= 15 for size in sizes) >= 15 and sum(size > 25 for size in sizes) >= 6
+    assert sum(molecule.tzvp for molecule in molecules) == 10
+    assert {symbol for molecule in molecules for symbol in molecule.symbols()} == _molecules.ELEMENTS
+
+
+@pytest.mark.parametrize("basis", ["def2-svp", "def2-tzvp"])
+def test_counted_functions_are_pyscfs(basis: str) -> None:
+    molecule = _molecules.Molecule("CP(=O)(Cl)SCF", "all kinds", True, "")
+    assert molecule.functions(basis) == _scfruns.make_mol(molecule.structure(), basis).nao
+
+
+def test_draw_is_the_same_each_time_and_takes_no_ions(tmp_path: Path) -> None:
+    lines = ["CC(=O)[O-]", "C[NH2+]CC(=O)[O-]", "CCO", "CCN", "CC=O", "C[N+](=O)[O-]", "BrCC", "not a SMILES", "CC.CC"]
+    (tmp_path / "few.smi").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    known = [_molecules.Molecule("CCO", "ethanol", False, "")]
+    draws = [_molecules.drawn_molecules(known, tmp_path, {"few.smi": (3, 5, 15), "absent.smi": (3, 5, 15)}) for _ in range(2)]
+    assert draws[0] == draws[1]
+    assert {molecule.smiles for molecule in draws[0]} == {"CCN", "CC=O", "C[N+](=O)[O-]"}
+
+
+def test_order_covers_everything_once_and_every_category_early() -> None:
+    molecules = _molecules.own_molecules()
+    cases = scf_wall.make_cases(molecules, 10_000)
+    assert len({case.key for case, _ in cases}) == len(cases) == 4 * (len(molecules) + 10)
+    assert len({case.category for case, _ in cases[:16]}) == 8
+    for category in {case.category for case, _ in cases}:
+        members = [(case, number) for case, number in cases if case.category == category]
+        assert [number for _, number in members] == list(range(len(members)))  # parity alternates within a category
+        ranks = [case.rank() for case, _ in members]
+        assert ranks == sorted(ranks)
+    limited = scf_wall.make_cases(molecules, 250)
+    assert all(case.fit or case.molecule.functions(case.basis) <= 250 for case, _ in limited)
+
+
+def test_store_forgets_a_line_cut_short_and_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "rows.jsonl"
+    store = _scfruns.Store(path)
+    store.append({"key": "a", "value": 1})
+    store.append({"key": "b", "value": 2})
+    path.write_bytes(path.read_bytes()[:-7])
+    store = _scfruns.Store(path)
+    assert "a" in store and "b" not in store
+    store.append({"key": "b", "value": 3})
+    assert [json.loads(line)["value"] for line in path.read_text().splitlines()] == [1, 3]
+
+
+def test_work_skips_what_exists_keeps_errors_and_honours_the_budget(tmp_path: Path) -> None:
+    ran = Counter()
+
+    def job(name: str) -> Any:
+        def run() -> dict[str, Any]:
+            ran[name] += 1
+            if name == "bad":
+                raise ValueError("no good\nat all")
+            return {}
+
+        return name, 1000.0 if name == "long" else 0.0, run
+
+    jobs = [job(name) for name in ("first", "bad", "long", "last")]
+    for _ in range(2):
+        store = _scfruns.Store(tmp_path / "rows.jsonl")
+        _scfruns.work(jobs, store, minutes=1.0)
+    assert ran == {"first": 1, "bad": 1, "last": 1}
+    assert [row.get("error") for row in store.rows] == [None, "ValueError: no good", None]
+
+
+def wall_row(name: str, seconds: float, fit: bool = True, error: float = 0.0) -> dict[str, Any]:
+    """A row of scf_wall with a stock run of ten seconds."""
+    split = {"start": 0.1 * seconds, "setup": 0.1 * seconds, "coarse": 0.2 * seconds, "fine": 0.5 * seconds}
+    ours = {"seconds": seconds, "cpu": seconds, "fine": 2, "reported_fine": 2, "coarse": 10, "split": split}
+    stock = {"seconds": 10.0, "cpu": 10.0, "cycles": 12, "builds": 14, "energy": -1.0, "converged": True, "incore": not fit}
+    return {
+        **{
+            "key": f"{name}{fit}",
+            "name": name,
+            "smiles": name,
+            "atoms": 12,
+            "nao": 100,
+            "xc": "pbe",
+            "basis": "def2-svp",
+            "df": fit,
+        },
+        **{"ours": {**ours, "energy": -1.0 + error, "converged": True, "fallback": None, "steps": []}, "stock": stock},
+        **{"reference": {"energy": -1.0, "converged": True}, "first": "ours", "load": 0.5, "date": "2026-01-01 00:00"},
+        **{"machine": "m", "threads": 2, "commit": "c"},
+    }
+
+
+def test_summary_counts_what_misses_the_targets(tmp_path: Path) -> None:
+    rows = [wall_row("a", 2.0), wall_row("b", 4.0), wall_row("c", 10.0, error=2e-8), wall_row("d", 2.5, fit=False)]
+    groups = scf_wall_plots.categories(rows)
+    line = dict(zip(scf_wall_plots.SUMMARY, scf_wall_plots.summary_line("df", groups["**all with DF**"]), strict=True))
+    assert (line["n"], line["median ratio"], line["smallest"], line["largest abs dE, Eh"]) == ("3", "2.50", "1.00", "2.0e-08")
+    assert line["ratio < 3.0"].startswith("2 ") and line["ratio < 1.3"].startswith("1 ") and line["fine > 3"].startswith("0 ")
+    assert line["coarse / fine cost"] == "0.080"
+    store = _scfruns.Store(tmp_path / "scf_wall.jsonl")
+    for row in [*rows, {"key": "x", "error": "ValueError: no"}]:
+        store.append(row)
+    scf_wall_plots.write_results(store, tmp_path, 450)
+    text = (tmp_path / "scf_wall.md").read_text()
+    assert "PBE/def2-svp, DF" in text and "in core" in text and "ValueError: no" in text
+    assert (tmp_path / "scf_wall_ratio.png").stat().st_size > 1000 and (tmp_path / "scf_wall_split.png").stat().st_size > 1000
+
+
+def hard_row(solver: str, energy: float, converged: bool = True) -> dict[str, Any]:
+    return {"solver": solver, "energy": energy, "converged": converged, "fock": 4, "jk": 5, "seconds": 1.0, "cpu": 1.0, "ours": {}}
+
+
+def test_lowest_energy_counts_only_converged_runs_but_any_bound() -> None:
+    runs = {"stock": hard_row("stock", -1.0), "shift + damp": hard_row("shift + damp", -1.2, False)}
+    runs |= {"newton": hard_row("newton", -1.2 + 1e-7), "ours": hard_row("ours", -1.1)}
+    assert [scf_hard.reached(row, runs) for row in runs.values()] == [False, False, True, False]
+    lines = {line[0]: line for line in scf_hard.summary([runs])}
+    assert lines["shift + damp"][2:4] == ["0 (0%)", "0 (0%)"] and lines["newton"][2:4] == ["1 (100%)", "1 (100%)"]
+
+
+def test_hard_cases_are_molecules() -> None:
+    """Electron counts that fit the spins, no clashes, names that are unique."""
+    cases = _hardcases.hard_cases()
+    assert len({case.name for case in cases}) == len(cases) >= 20
+    for case in cases:
+        structure = case.structure
+        assert (int(structure.numbers.sum()) - structure.charge - structure.spin) % 2 == 0, case.name
+        distances = np.linalg.norm(structure.positions[:, None] - structure.positions[None], axis=-1)
+        assert distances[np.triu_indices(len(distances), 1)].min() > 0.9, case.name
+
+
+def test_oracle_start_is_close_to_the_converged_density() -> None:
+    """The Fock matrix of the exact fitted density gives a density matrix near the one that was fitted."""
+    mol = _scfruns.make_mol(_molecules.Molecule("O", "water", True, "").structure(), "def2-svp")
+    mf = _scfruns.make_mean_field(mol, "pbe", True)
+    mf.kernel()
+    dm = mf.make_rdm1()
+    guess = _ablation.fitted_density_matrix(mol, dm)
+    assert np.einsum("pq,qp", guess, mf.get_ovlp()) == pytest.approx(mol.nelectron, abs=1e-8)
+    assert np.linalg.norm(guess - dm) < 0.02
+    assert np.linalg.norm(mf.get_init_guess(mol, "minao") - dm) > 0.5
