@@ -24,6 +24,7 @@ from pyscf.dft import gen_grid
 from threadpoolctl import ThreadpoolController
 
 BLOCK = 20 * gen_grid.BLKSIZE
+NEGLIGIBLE = 1e-18  # smaller values are stored as 0: products of them would be subnormal numbers, which are slow
 VARIABLES = {"LDA": 1, "GGA": 4, "MGGA": 5}
 COMPONENTS = {"LDA": 1, "GGA": 4, "MGGA": 4}
 
@@ -84,7 +85,9 @@ class GridOrbitals:
         ao = self.mol.eval_gto(name, self.grids.coords[start:stop], non0tab=mask)
         ao = ao.reshape(COMPONENTS[self.kind], stop - start, self.mol.nao).transpose(0, 2, 1)  # memory order of PySCF
         index = np.flatnonzero(np.abs(ao[0]).max(axis=1) > self.threshold)
-        return Block(start, stop, index, np.ascontiguousarray(ao[:, index], dtype=dtype))
+        kept = np.ascontiguousarray(ao[:, index], dtype=dtype)
+        kept[np.abs(kept) < NEGLIGIBLE] = 0.0
+        return Block(start, stop, index, kept)
 
     def block(self, start: int) -> Block:
         """The block from memory, else computed and kept if there is room."""
@@ -148,6 +151,7 @@ def matrix_of(block: Block, weighted: np.ndarray) -> np.ndarray:
     """``[n, n]``: half of the block's potential matrix; the other half is its transpose."""
     ao = block.ao
     half = weighted.astype(ao.dtype)
+    half[np.abs(half) < NEGLIGIBLE] = 0.0
     half[0] *= 0.5
     matrix = ao[0] @ np.einsum("kpg,kg->pg", ao, half[: len(ao)]).T
     if len(half) > len(ao):

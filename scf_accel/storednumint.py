@@ -7,6 +7,7 @@ in the processor's cache. The sums are the same up to rounding (1e-11 in the mat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,10 @@ class StoredNumInt(numint.NumInt):
     ``nr_rks`` and ``nr_uks`` with symmetric real density matrices use the store; all else is stock PySCF.
 
     Args:
-        max_bytes: values beyond this are evaluated anew in each call.
+        max_bytes: values beyond this are evaluated anew in each call; a function is called when the store is made.
     """
 
-    def __init__(self, max_bytes: float = MAX_BYTES) -> None:
+    def __init__(self, max_bytes: float | Callable[[], float] = MAX_BYTES) -> None:
         super().__init__()
         self.max_bytes = max_bytes
         self.clear()
@@ -53,7 +54,8 @@ class StoredNumInt(numint.NumInt):
         store = self._orbitals
         if store is None or store.mol is not mol or store.kind != kind or self._coords is not grids.coords:
             self.clear()
-            self._orbitals = store = GridOrbitals(mol, grids, kind, np.float64, self.max_bytes)
+            budget = self.max_bytes() if callable(self.max_bytes) else self.max_bytes
+            self._orbitals = store = GridOrbitals(mol, grids, kind, np.float64, budget)
             self._coords = grids.coords
         return store
 

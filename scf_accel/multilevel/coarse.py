@@ -14,7 +14,7 @@ import numpy as np
 from pyscf import df, dft, lib
 
 from scf_accel.gridorbitals import COMPONENTS, GridOrbitals
-from scf_accel.multilevel.fittedjk import FullExchange, PackedCoulomb, three_index
+from scf_accel.multilevel.fittedjk import FullFit, PackedFit, three_index
 from scf_accel.multilevel.report import Settings
 from scf_accel.storednumint import evaluate
 
@@ -80,25 +80,26 @@ class CoarseModel:
         except Exception:  # PySCF raises several kinds for an element that a fitting basis lacks
             auxbasis = df.make_auxbasis(self.mol)
             naux = df.addons.make_auxmol(self.mol, auxbasis).nao
-        size = np.dtype(dtype).itemsize
-        pairs = nao * (nao + 1) // 2
-        kept = len(self.terms) * nao * nao * size if self.terms else pairs * size
-        if self.terms and self.terms[0][1] != 0.0:
-            kept += pairs * size
-        need = naux * (kept + (8 * pairs if shared is None else 0))
-        if need > max_bytes:
+        pairs, size = nao * (nao + 1) // 2, np.dtype(dtype).itemsize
+        packed, full = naux * pairs * size, naux * nao * nao * size
+        omegas = [omega for _, omega in self.terms]
+        count = len(set(omegas) | {0.0})
+        if count * packed > max_bytes:
             raise CoarseModelError(
-                f"its integrals need {need / 1e6:.0f} MB and mf.max_memory leaves {max_bytes / 1e6:.0f} MB; raise mf.max_memory"
+                f"its integrals need {count * packed / 1e6:.0f} MB, mf.max_memory leaves {max_bytes / 1e6:.0f} MB for them; "
+                "raise mf.max_memory"
             )
+        roomy = bool(omegas) and len(omegas) * (full + packed) + (0.0 not in omegas) * packed < max_bytes
 
-        def integrals(omega: float) -> np.ndarray:
-            return shared if shared is not None and omega == 0.0 else three_index(self.mol, auxbasis, omega)
+        def fit(omega: float, unpack: bool) -> PackedFit | FullFit:
+            if shared is not None and omega == 0.0:
+                integrals = shared
+            else:
+                integrals = three_index(self.mol, auxbasis, omega, dtype)
+            return (FullFit if unpack else PackedFit)(integrals, nao, dtype)
 
-        self.exchangers = [FullExchange(integrals(omega), nao, dtype) for _, omega in self.terms]
-        if self.terms and self.terms[0][1] == 0.0:
-            self.fit: PackedCoulomb | FullExchange = self.exchangers[0]
-        else:
-            self.fit = PackedCoulomb(integrals(0.0), nao, dtype)
+        self.exchangers = [fit(omega, roomy) for omega in omegas]
+        self.fit = self.exchangers[omegas.index(0.0)] if 0.0 in omegas else fit(0.0, False)
 
     def _make_orbitals(self, settings: Settings, max_bytes: float, dtype: type) -> GridOrbitals:
         grids = dft.Grids(self.mol)

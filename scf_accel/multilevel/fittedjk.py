@@ -12,13 +12,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from pyscf import df, lib
 
 CHUNK_BYTES = 1.5e8
+SMALLEST_METRIC = 1e-9  # eigenvalues of the fitting metric below this are dropped
 
 
-class PackedCoulomb:
-    """``J`` from integrals over the ``nao (nao + 1) / 2`` distinct pairs.
+class PackedFit:
+    """``J`` and ``K`` from integrals over the ``nao (nao + 1) / 2`` distinct pairs.
 
     Args:
         integrals: ``[naux, npair]``, PySCF's ``DF._cderi``; kept as it is when already of ``dtype``.
@@ -37,16 +39,33 @@ class PackedCoulomb:
         fitted = self.integrals @ pairs.astype(self.integrals.dtype)
         return lib.unpack_tril((fitted @ self.integrals).astype(float))
 
+    def exchange(self, orbitals: np.ndarray) -> np.ndarray:
+        """``[nao, nao]`` K of ``D = C C^T`` for ``orbitals = C[nao, n]``."""
+        nao, count = self.nao, orbitals.shape[1]
+        matrix = np.zeros((nao, nao))
+        if not count:
+            return matrix
+        occupied = orbitals.astype(self.integrals.dtype)
+        low, high = np.tril_indices(nao)
+        place = np.empty((nao, nao), dtype=np.int64)
+        place[low, high] = place[high, low] = np.arange(len(low))
+        step = max(1, int(CHUNK_BYTES / (nao * (nao + count) * self.integrals.itemsize)))
+        for start in range(0, len(self.integrals), step):
+            full = np.take(self.integrals[start : start + step], place.ravel(), axis=1).reshape(-1, nao, nao)
+            half = np.matmul(full, occupied).transpose(1, 0, 2).reshape(nao, -1)
+            matrix += half @ half.T
+        return matrix
 
-class FullExchange:
-    """``J`` and ``K`` from integrals over all pairs, stored as ``[nao, naux, nao]``."""
+
+class FullFit:
+    """The same from integrals over all pairs, ``[nao, naux, nao]``: twice the memory, faster exchange."""
 
     def __init__(self, integrals: np.ndarray, nao: int, dtype: type = np.float32) -> None:
         naux = len(integrals)
         self.nao = nao
         self.integrals: np.ndarray = np.empty((nao, naux, nao), dtype=dtype)
         for row in range(0, naux, 64):
-            block = lib.unpack_tril(np.asarray(integrals[row : row + 64]))
+            block = lib.unpack_tril(np.asarray(integrals[row : row + 64], dtype=float))
             self.integrals[:, row : row + 64] = block.transpose(1, 0, 2)
 
     def coulomb(self, dm: np.ndarray) -> np.ndarray:
@@ -61,15 +80,53 @@ class FullExchange:
         if not count:
             return matrix
         occupied = orbitals.astype(self.integrals.dtype)
-        step = max(8, int(CHUNK_BYTES / (nao * count * 4)))
+        step = max(8, int(CHUNK_BYTES / (nao * count * self.integrals.itemsize)))
         for start in range(0, naux, step):
             half = np.matmul(self.integrals[:, start : start + step], occupied).reshape(nao, -1)
             matrix += half @ half.T
         return matrix
 
 
-def three_index(mol: Any, auxbasis: Any, omega: float = 0.0) -> np.ndarray:
-    """``[naux, npair]`` transformed integrals; ``omega``: of the long-range (> 0) or short-range (< 0) Coulomb operator."""
+def three_index(mol: Any, auxbasis: Any, omega: float = 0.0, dtype: type = np.float32) -> np.ndarray:
+    """``[naux, npair]`` transformed integrals, made a few shells at a time.
+
+    Args:
+        omega: of the long-range (> 0) or short-range (< 0) part of the Coulomb operator; 0: all of it.
+    """
+    nao = mol.nao
     with mol.with_range_coulomb(omega or None):
         auxmol = df.addons.make_auxmol(mol, auxbasis)
-        return df.incore.cholesky_eri(mol, auxmol=auxmol, auxbasis=auxbasis, verbose=0)
+        with auxmol.with_range_coulomb(omega or None):
+            transform, triangular = _metric_root(auxmol.intor("int2c2e", hermi=1))
+            out = np.empty((len(transform), nao * (nao + 1) // 2), dtype=dtype)
+            for first, last in _shell_blocks(mol, auxmol.nao):
+                shells = (first, last, 0, mol.nbas, 0, auxmol.nbas)
+                block = df.incore.aux_e2(mol, auxmol, "int3c2e", aosym="s2ij", shls_slice=shells).T
+                if triangular:
+                    block = scipy.linalg.solve_triangular(transform, block, lower=True, check_finite=False)
+                else:
+                    block = transform @ block
+                start, stop = (int(row) * (int(row) + 1) // 2 for row in (mol.ao_loc[first], mol.ao_loc[last]))
+                out[:, start:stop] = block
+    return out
+
+
+def _metric_root(metric: np.ndarray) -> tuple[np.ndarray, bool]:
+    """``(L, True)`` with ``L L^T`` the metric, or ``(X, False)`` with ``X^T X`` its pseudo-inverse if it is singular."""
+    try:
+        return scipy.linalg.cholesky(metric, lower=True), True
+    except scipy.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(metric)
+        keep = values > SMALLEST_METRIC
+        return (vectors[:, keep] / np.sqrt(values[keep])).T, False
+
+
+def _shell_blocks(mol: Any, naux: int) -> list[tuple[int, int]]:
+    """Ranges of shells whose rows of pairs take about ``CHUNK_BYTES``."""
+    blocks, first = [], 0
+    for last in range(1, mol.nbas + 1):
+        rows = range(mol.ao_loc[first], mol.ao_loc[last])
+        if last == mol.nbas or 8.0 * naux * sum(row + 1 for row in rows) > CHUNK_BYTES:
+            blocks.append((first, last))
+            first = last
+    return blocks

@@ -61,7 +61,8 @@ class _Multilevel(_Base):
         """SCF main driver; ``dm0``: density matrix to start from. Returns the total energy, Hartree."""
         self.multilevel_report = report = Report()
         report.fallback = unsupported(self)
-        if report.fallback or kwargs or self.max_cycle <= 0:
+        one_electron = any(base.__name__ == "HF1e" for base in type(self).__mro__)  # PySCF diagonalises once
+        if report.fallback or kwargs or self.max_cycle <= 0 or one_electron:
             if report.fallback:
                 logger.warn(self, "multilevel SCF does not cover %s: stock PySCF runs", report.fallback)
             return super().scf(dm0, **kwargs)
@@ -114,11 +115,13 @@ def stored_values(mf: Any) -> Iterator[None]:
     if type(stock) is not numint.NumInt:
         yield
         return
-    budget = 0.6 * available_bytes(mf)
-    if getattr(mf, "with_df", None) is None and mf._eri is None and mf._is_mem_enough():
-        budget = max(0.0, min(budget, available_bytes(mf) - 1.3 * mf.mol.nao**4))  # room for in-core integrals
-    stored = StoredNumInt(budget)
-    mf._numint = stored
+
+    def budget() -> float:
+        """Bytes for the orbital values: leaves room for in-core integrals where PySCF would make them."""
+        in_core = getattr(mf, "with_df", None) is None and mf._eri is None and mf._is_mem_enough()
+        return max(0.0, 0.7 * (available_bytes(mf) - (1.1 * mf.mol.nao**4 if in_core else 0.0)))
+
+    mf._numint = stored = StoredNumInt(budget)
     stored.__dict__.update({key: value for key, value in stock.__dict__.items() if key not in stored.__dict__})
     stored.omega = stock.omega
     try:

@@ -19,7 +19,7 @@ from pyscf.scf import chkfile
 
 from scf_accel.multilevel import inner
 from scf_accel.multilevel.anchors import Anchor, Anchors
-from scf_accel.multilevel.coarse import CoarseModel, Reference, available_bytes, factors
+from scf_accel.multilevel.coarse import CoarseModel, CoarseModelError, Reference, available_bytes, factors
 from scf_accel.multilevel.convergence import energy_left, fractional
 from scf_accel.multilevel.report import Report, Settings, Step
 
@@ -74,10 +74,12 @@ class Solver:
         self.conv_tol = mf.conv_tol
         self.conv_tol_grad = np.sqrt(mf.conv_tol) if mf.conv_tol_grad is None else mf.conv_tol_grad
         self.s1e, self.h1e = mf.get_ovlp(self.mol), mf.get_hcore(self.mol)
+        self.x_orth = mf.check_linear_dependency(self.s1e, self.log)
         dm = mf.get_init_guess(self.mol, mf.init_guess, s1e=self.s1e) if dm0 is None else dm0
         self._build_fitting()
         report.start_seconds = time.perf_counter() - started
-        self._build_model()
+        exact = self.conv_tol_grad < TIGHT or bool(getattr(mf, "sigma", None))  # smearing: energy of first order
+        self._build_model(np.float64 if exact else np.float32)
         self.state = self._first_state(dm, dm0 is not None)
         report.setup_seconds = time.perf_counter() - started - report.start_seconds
         self.log.info("multilevel SCF: start %.2f s, coarse model %.2f s", report.start_seconds, report.setup_seconds)
@@ -91,13 +93,23 @@ class Solver:
         if 8 * with_df.get_naoaux() * pairs < 0.5 * available_bytes(self.mf):
             with_df.build()
 
-    def _build_model(self) -> None:
+    def _build_model(self, dtype: type) -> None:
         quiet = self.mf.copy()
         quiet.verbose = 0
-        x_orth = self.mf.check_linear_dependency(self.s1e, self.log)
-        dtype = np.float64 if self.conv_tol_grad < TIGHT else np.float32
         model = CoarseModel(self.mf, self.settings, 0.6 * available_bytes(self.mf), dtype)
-        self.problem = inner.Problem(quiet, self.h1e, self.s1e, x_orth, model)
+        self.problem = inner.Problem(quiet, self.h1e, self.s1e, self.x_orth, model)
+        self.refinable = dtype is np.float32
+
+    def _refine_model(self) -> None:
+        """Rounding errors stop the inner solves (a nearly dependent basis amplifies them): go on in double precision."""
+        self.refinable = False
+        try:
+            self._build_model(np.float64)
+        except CoarseModelError as problem:
+            self.log.info("multilevel SCF: the coarse model stays in single precision: %s", problem)
+            return
+        self.log.info("multilevel SCF: the coarse model goes on in double precision")
+        self.state = self.problem.state(self.state.mo_energy, self.state.mo_coeff, self.state.mo_occ)
 
     def _first_state(self, dm: Any, given: bool) -> inner.State:
         """The state of the guess; with orbitals where a given ``dm`` brings some that belong to this geometry."""
@@ -142,10 +154,13 @@ class Solver:
             best = point if best is None or point.norm_gorb < best.norm_gorb else best
             if not np.isfinite(point.e_tot) or slow >= PATIENCE or len(self.report.steps) >= self.settings.max_outer:
                 raise HandOver(f"orbital gradient {best.norm_gorb:.2g} after {cycle + 1} full Fock matrices", best.dm)
+            if cycle > 0 and self.refinable and solution.gradient > 2.0 * tol:
+                self._refine_model()
+                anchors = Anchors()
             anchors.add(self._anchor(point))
             start = anchors.extrapolate()
             base, reference = start.potential, self.problem.model.reference(start.dms, start.exchange)
-            tol = max(0.25 * self.conv_tol_grad, 1e-3 * point.norm_gorb)
+            tol = max(min(0.25 * self.conv_tol_grad, 0.1 * point.norm_gorb), 1e-3 * point.norm_gorb)
             last = point
         mf.post_kernel(self._environment(point, cycle=cycle, scf_conv=converged))
         return converged, point.e_tot, point.mo_energy, point.mo_coeff, point.mo_occ
@@ -188,7 +203,8 @@ class Solver:
             *(cycle + 1, point.e_tot, change, point.norm_gorb, norm_ddm),
             *(step.coarse_builds, step.coarse_seconds, step.fine_seconds),
         )
-        settled = abs(change) < self.conv_tol or SAFETY * point.energy_left < self.conv_tol
+        moved = last is not None and point.norm_gorb < 0.5 * last.norm_gorb
+        settled = SAFETY * point.energy_left < self.conv_tol or (moved and abs(change) < self.conv_tol)
         converged = settled and point.norm_gorb < self.conv_tol_grad
         extra = {"cycle": cycle, "step": step, "norm_ddm": norm_ddm, "last_hf_e": point.e_tot - change}
         if callable(mf.check_convergence):
@@ -220,7 +236,7 @@ class Solver:
         else:
             potential = np.asarray(fock).reshape(self.state.dms.shape) - self.h1e
             pairs = list(zip(potential + self.h1e, self.state.dms, strict=True))
-        x = self.problem.x_orth
+        x = self.x_orth
         products = [x.T @ f @ d @ self.s1e @ x for f, d in pairs]
         return Anchor(
             self.state.dms, potential, self.state.exchange, np.concatenate([(p - p.T).ravel() for p in products])
