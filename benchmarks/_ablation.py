@@ -19,7 +19,7 @@ import scipy.linalg
 from _common import header, table
 from _molecules import all_molecules
 from _scfruns import Store, make_mol
-from pyscf import df, dft, gto
+from pyscf import df, dft, gto, lib
 from scf_wall import Case, run_ours, run_stock
 from scf_wall_plots import measured_line
 
@@ -62,13 +62,14 @@ def fitted_potential(mol: gto.Mole, auxmol: gto.Mole, coefficients: np.ndarray, 
 
 
 def fitted_density_matrix(mol: gto.Mole, dm: np.ndarray, xc: str = SURROGATE) -> np.ndarray:
-    """Closed-shell density matrix from the Fock matrix of the fitted density of ``dm``."""
+    """Closed-shell density matrix from the Fock matrix of the fitted density of ``dm``, tagged with its orbitals."""
     auxmol = make_auxmol(mol)
     coefficients = fit_density(mol, auxmol, dm)
     fock = dft.RKS(mol).get_hcore() + fitted_coulomb(mol, auxmol, coefficients) + fitted_potential(mol, auxmol, coefficients, xc)
     _, orbitals = scipy.linalg.eigh(fock, mol.intor_symmetric("int1e_ovlp"))
-    occupied = orbitals[:, : mol.nelectron // 2]
-    return 2.0 * occupied @ occupied.T
+    occupations = np.where(np.arange(orbitals.shape[1]) < mol.nelectron // 2, 2.0, 0.0)
+    density_matrix = (orbitals * occupations) @ orbitals.T
+    return lib.tag_array(density_matrix, mo_coeff=orbitals, mo_occ=occupations)
 
 
 def measure_starts(case: Case, number: int) -> dict[str, Any]:
@@ -103,17 +104,18 @@ def starts_table(rows: Sequence[dict[str, Any]]) -> str:
     """A line a molecule, functional and start, and the medians."""
     columns = ["molecule", "atoms", "xc", "start", "stock builds", "stock s", "fine", "coarse", "ours s", "ratio"]
     columns += ["ratio to stock minao", "dE to stock minao, Eh"]
-    lines, kept = [], {name: [] for name in STARTS}
+    lines: list[list[str]] = []
+    kept: dict[tuple[str, str], list[list[float]]] = {}
     for row in sorted(rows, key=lambda row: (row["atoms"], row["name"], row["xc"])):
         base = row["starts"]["minao"]["stock"]
         for name in STARTS:
             stock, ours = row["starts"][name]["stock"], row["starts"][name]["ours"]
             values = [stock["builds"], stock["seconds"], ours["fine"], ours["coarse"], ours["seconds"]]
             values += [stock["seconds"] / ours["seconds"], base["seconds"] / ours["seconds"], ours["energy"] - base["energy"]]
-            kept[name].append(values)
+            kept.setdefault((row["xc"].upper(), name), []).append(values)
             lines.append([row["name"], str(row["atoms"]), row["xc"].upper(), name, *starts_cells(values)])
-    for name, values in kept.items():
-        lines.append(["**median**", "", "", name, *starts_cells(list(np.median(np.array(values, dtype=float), axis=0)))])
+    for (xc, name), group in sorted(kept.items(), key=lambda item: item[0][0]):
+        lines.append([f"**median of {len(group)}**", "", xc, name, *starts_cells(np.median(group, axis=0).tolist())])
     return table(columns, lines)
 
 

@@ -60,7 +60,7 @@ class Case:
         if self.fit:
             return 1.0 + grid
         if nao < 240:  # PySCF keeps the integrals in memory
-            return 1.0 + grid + 40.0 * (nao / 240) ** 4
+            return 1.0 + grid + 80.0 * (nao / 240) ** 4
         return 1.0 + grid + (300.0 if self.xc == "b3lyp" else 150.0) * (nao / 300) ** 2.7
 
     def rank(self) -> float:
