@@ -85,7 +85,7 @@ class GridOrbitals:
         ao = self.mol.eval_gto(name, self.grids.coords[start:stop], non0tab=mask)
         ao = ao.reshape(COMPONENTS[self.kind], stop - start, self.mol.nao).transpose(0, 2, 1)  # memory order of PySCF
         index = np.flatnonzero(np.abs(ao[0]).max(axis=1) > self.threshold)
-        kept = np.ascontiguousarray(ao[:, index], dtype=dtype)
+        kept: np.ndarray = np.ascontiguousarray(ao[:, index], dtype=dtype)
         kept[np.abs(kept) < NEGLIGIBLE] = 0.0
         return Block(start, stop, index, kept)
 

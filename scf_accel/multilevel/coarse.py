@@ -163,6 +163,20 @@ def factors(dms: np.ndarray, half: np.ndarray, inverse_half: np.ndarray) -> list
     return out
 
 
+def determinant(dms: np.ndarray, half: np.ndarray, inverse_half: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Orbitals ``[sets, nao, nao]`` and integer occupations ``[sets, nao]`` of ``dms`` where it is a determinant, else None."""
+    full = 2.0 if len(dms) == 1 else 1.0
+    coefficients, occupations = [], []
+    for dm in dms:
+        values, vectors = np.linalg.eigh(half @ dm @ half)
+        rounded = np.where(values > 0.5 * full, full, 0.0)
+        if np.abs(values - rounded).max() > 1e-6:
+            return None
+        coefficients.append(inverse_half @ vectors[:, ::-1])
+        occupations.append(rounded[::-1])
+    return np.stack(coefficients), np.stack(occupations)
+
+
 def occupied(mo_coeff: np.ndarray, mo_occ: np.ndarray, sets: int) -> list[np.ndarray]:
     """``C[nao, n]`` a set: orbitals times the root of their occupation, of restricted, unrestricted or ROHF orbitals."""
     coefficients, occupations = np.asarray(mo_coeff), np.asarray(mo_occ)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from pyscf import lib, scf
+from pyscf import dft, lib, scf
 from pyscf.dft import numint
 from pyscf.lib import logger
 from pyscf.soscf import newton_ah
@@ -20,7 +20,7 @@ from scf_accel.storednumint import StoredNumInt
 
 def unsupported(mf: Any) -> str | None:
     """Why the multilevel scheme does not apply to ``mf``; None if it does."""
-    if "pyscf.pbc" in type(mf.mol).__module__ or hasattr(mf, "kpts") or hasattr(mf, "kpt"):
+    if "pyscf.pbc" in type(mf.mol).__module__:
         return "periodic systems"
     if isinstance(mf, newton_ah._CIAH_SOSCF):
         return "second-order solvers"
@@ -31,7 +31,19 @@ def unsupported(mf: Any) -> str | None:
     return None
 
 
+SMALL_IN_CORE = 100
 _Base: Any = object  # the class of the user's object comes after the mixin
+
+
+def no_gain(mf: Any) -> str | None:
+    """Why a coarse Fock matrix would not be cheaper than a full one; None if it is."""
+    if isinstance(mf, dft.rks.KohnShamDFT):
+        return None
+    if getattr(mf, "with_df", None) is not None:
+        return "density-fitted Hartree-Fock (a full Fock matrix costs no more than a coarse one)"
+    if mf.mol.nao < SMALL_IN_CORE and (mf._eri is not None or mf._is_mem_enough()):
+        return f"in-core Hartree-Fock with fewer than {SMALL_IN_CORE} orbitals (a full Fock matrix costs no more than a coarse one)"
+    return None
 
 
 class _Multilevel(_Base):
@@ -65,6 +77,10 @@ class _Multilevel(_Base):
         if report.fallback or kwargs or self.max_cycle <= 0 or one_electron:
             if report.fallback:
                 logger.warn(self, "multilevel SCF does not cover %s: stock PySCF runs", report.fallback)
+            return super().scf(dm0, **kwargs)
+        if not self.multilevel.always and (reason := no_gain(self)):
+            report.fallback = reason
+            logger.note(self, "multilevel SCF is left out for %s: stock PySCF runs", reason)
             return super().scf(dm0, **kwargs)
         started = logger.process_clock(), logger.perf_counter()
         self.dump_flags()
@@ -138,12 +154,15 @@ def accelerate(mf: Any, **settings: Any) -> Any:
     A new object of PySCF's kind (``mf`` stays as it is): convergence thresholds, callback, chkfile, gradients, scanners and
     so on behave as always. ``mf.cycles`` counts full-cost Fock matrices; ``mf.multilevel_report`` says what was done.
     Restricted, unrestricted and restricted open-shell Hartree-Fock and Kohn-Sham objects of molecules are covered; any
-    other runs as stock PySCF with one warning. ``mf.undo_accelerate()`` gives the plain object back.
+    other runs as stock PySCF with one warning, and so does, with a note, Hartree-Fock where its Fock matrix is cheap
+    already (density-fitted, or in-core and small). ``mf.undo_accelerate()`` gives the plain object back.
 
     Args:
         mf: PySCF mean-field object.
         **settings: fields of :class:`scf_accel.multilevel.Settings`.
     """
     if isinstance(mf, _Multilevel):
-        return lib.set_class(_Multilevel(mf, replace(mf.multilevel, **settings)), mf.__class__)
+        again = mf.copy()
+        again.multilevel = replace(mf.multilevel, **settings)
+        return again
     return lib.set_class(_Multilevel(mf, Settings(**settings)), (_Multilevel, mf.__class__))

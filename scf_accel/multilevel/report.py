@@ -17,6 +17,7 @@ class Settings:
         skip_first: a given density matrix whose coarse orbital gradient is below this is used as it is.
         max_inner: coarse iterations per outer step.
         max_outer: outer steps before stock PySCF takes over.
+        always: use the scheme also where it is not expected to be faster.
         start: density matrix, or function of ``mf`` that returns one, to start from in place of ``mf.init_guess``.
     """
 
@@ -26,6 +27,7 @@ class Settings:
     skip_first: float = 3e-2
     max_inner: int = 40
     max_outer: int = 10
+    always: bool = False
     start: Any = None
 
 

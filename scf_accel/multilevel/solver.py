@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from pyscf import scf
 from pyscf.lib import logger
 from pyscf.scf import chkfile
 
 from scf_accel.multilevel import inner
 from scf_accel.multilevel.anchors import Anchor, Anchors
-from scf_accel.multilevel.coarse import CoarseModel, CoarseModelError, Reference, available_bytes, factors
+from scf_accel.multilevel.coarse import CoarseModel, CoarseModelError, Reference, available_bytes, determinant, factors
 from scf_accel.multilevel.convergence import energy_left, fractional
 from scf_accel.multilevel.report import Report, Settings, Step
 
@@ -119,11 +120,14 @@ class Solver:
             if np.allclose(norms, 1.0, atol=1e-8):
                 return self.problem.state(None, mo_coeff, mo_occ)
         dms = self.problem.stacked(dm)
-        exchange = None
-        if self.problem.model.terms:
-            values, vectors = np.linalg.eigh(self.s1e)
-            half, inverse = (vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T
-            exchange = self.problem.model.exchange(factors(dms, half, inverse))
+        values, vectors = np.linalg.eigh(self.s1e)
+        half, inverse = (vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T
+        plain = not isinstance(self.mf, scf.rohf.ROHF) and not self.mol.symmetry
+        if given and plain and self.x_orth.shape[1] == self.mol.nao:
+            orbitals = determinant(dms, half, inverse)
+            if orbitals is not None:
+                return self.problem.state(None, *(self.problem.shaped(array) for array in orbitals))
+        exchange = self.problem.model.exchange(factors(dms, half, inverse)) if self.problem.model.terms else None
         return inner.State(dms, exchange)
 
     def kernel(self) -> tuple[Any, ...]:
