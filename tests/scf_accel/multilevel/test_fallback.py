@@ -1,0 +1,181 @@
+"""What the scheme does not cover, and what goes wrong on purpose, ends in stock PySCF's result with one warning."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from agreement import coarse_grid, molecule, radical, tight
+from pyscf import dft, scf
+from pyscf.lib import logger
+from pyscf.pbc import dft as pbcdft
+from pyscf.pbc import gto as pbcgto
+from pyscf.pbc import scf as pbcscf
+
+from scf_accel import accelerate
+from scf_accel.multilevel.coarse import CoarseModel
+
+
+def run(ours):
+    """Run; returns the text of the log at the level of warnings."""
+    ours.verbose, ours.stdout = logger.WARN, io.StringIO()
+    ours.kernel()
+    return ours.stdout.getvalue()
+
+
+def warned_once(text):
+    return text.count("WARN") == 1 and "multilevel SCF" in text
+
+
+UNCOVERED = {
+    "ghf": lambda: scf.GHF(radical()),
+    "gks": lambda: coarse_grid(dft.GKS(molecule("H 0 0 0", spin=1), xc="lda,vwn")),
+    "dirac": lambda: scf.DHF(molecule("He 0 0 0", "sto-3g")),
+    "x2c": lambda: scf.GHF(molecule("hydroxyl", "sto-3g", spin=1)).x2c1e(),
+    "newton": lambda: scf.RHF(molecule()).newton(),
+    "newton_ks": lambda: coarse_grid(dft.UKS(radical(), xc="pbe")).newton(),
+}
+
+
+@pytest.mark.parametrize("name", UNCOVERED)
+def test_methods_that_are_not_covered(name):
+    mf = UNCOVERED[name]()
+    ours = accelerate(mf)
+    text = run(ours)
+    assert ours.multilevel_report.fallback and ours.multilevel_report.fine_builds == 0
+    assert warned_once(text), text
+    stock = mf.copy()
+    stock.kernel()
+    assert ours.converged and abs(ours.e_tot - stock.e_tot) < 1e-9
+    assert type(ours.undo_accelerate()) is type(mf)
+
+
+@pytest.mark.parametrize("name", ["gamma", "point", "points", "functional"])
+def test_periodic_systems(name):
+    cell = pbcgto.M(atom="H 0 0 0; H 0 0 0.74", a=np.eye(3) * 4.0, basis="sto-3g", verbose=0, precision=1e-5)
+    mf = {
+        "gamma": lambda: pbcscf.RHF(cell),
+        "point": lambda: pbcscf.UHF(cell, kpt=cell.make_kpts([2, 1, 1])[1]),
+        "points": lambda: pbcscf.KRHF(cell, cell.make_kpts([2, 1, 1])),
+        "functional": lambda: pbcdft.RKS(cell, xc="lda,vwn"),
+    }[name]()
+    ours = accelerate(mf)
+    text = run(ours)
+    assert ours.multilevel_report.fallback == "periodic systems"
+    assert warned_once(text), text
+    assert ours.converged and abs(ours.e_tot - mf.copy().run().e_tot) < 1e-8
+
+
+@pytest.mark.parametrize("method", [dft.RKS, dft.UKS, scf.RHF])
+def test_too_little_memory(method):
+    mf = coarse_grid(method(molecule()))
+    ours = accelerate(mf)
+    ours.max_memory = 1
+    text = run(ours)
+    assert "max_memory" in ours.multilevel_report.fallback and warned_once(text), text
+    assert ours.converged and abs(ours.e_tot - tight(mf).e_tot) < 1e-8
+    ours.max_memory = 4000
+    ours.mo_coeff = None
+    assert run(ours) == "" and ours.multilevel_report.fallback is None
+
+
+def spoil(monkeypatch, change):
+    """Let the coarse increments be ``change(increment)``."""
+    right = CoarseModel.increment
+    monkeypatch.setattr(CoarseModel, "increment", lambda self, *args: change(right(self, *args)))
+
+
+def noise(size):
+    generator = np.random.default_rng(1)
+
+    def change(matrices):
+        extra = generator.normal(scale=size, size=matrices.shape)
+        return matrices + extra + extra.transpose(0, 2, 1)
+
+    return change
+
+
+BAD = {
+    "nothing": lambda v: 0.0 * v,
+    "half": lambda v: 0.5 * v,
+    "double": lambda v: 2.0 * v,
+    "wrong sign": lambda v: -v,
+    "noise": noise(0.1),
+    "little noise": noise(1e-3),
+    "huge": lambda v: 100.0 * v,
+    "not a number": lambda v: v * np.nan,
+}
+
+
+@pytest.mark.parametrize("method", [dft.RKS, dft.UKS])
+@pytest.mark.parametrize("name", BAD)
+def test_bad_coarse_model_costs_little(monkeypatch, name, method):
+    mf = coarse_grid(method(molecule(), xc="pbe"))
+    stock = tight(mf)
+    cycles = mf.copy().run().cycles
+    spoil(monkeypatch, BAD[name])
+    ours = accelerate(mf)
+    text = run(ours)
+    assert ours.converged and abs(ours.e_tot - stock.e_tot) < 1e-8
+    if ours.multilevel_report.fallback is None:
+        assert text == ""
+    else:
+        assert warned_once(text), text
+        assert ours.multilevel_report.fallback in text
+    assert ours.cycles <= cycles + 10
+    assert ours.max_cycle == mf.max_cycle and type(ours._numint) is type(mf._numint)
+
+
+def test_slightly_bad_coarse_model_is_no_reason_to_give_up(monkeypatch):
+    """DIIS over the outer steps repairs a model that is wrong by a third."""
+    mf = coarse_grid(dft.RKS(molecule(), xc="pbe"))
+    spoil(monkeypatch, lambda v: 0.7 * v)
+    ours = accelerate(mf)
+    assert run(ours) == "" and ours.multilevel_report.fallback is None
+    assert abs(ours.e_tot - tight(mf).e_tot) < 1e-8
+
+
+def test_coarse_model_of_another_functional(monkeypatch):
+    """PBE increments below a hybrid without exact exchange: slower, not wrong."""
+    mf = coarse_grid(dft.RKS(molecule(), xc="pbe0"))
+    monkeypatch.setattr("scf_accel.multilevel.coarse.exchange_terms", lambda mf: [])
+    ours = accelerate(mf).run()
+    assert ours.multilevel_report.fallback is None and abs(ours.e_tot - tight(mf).e_tot) < 1e-8
+
+
+def test_handing_over_counts_every_build(monkeypatch):
+    mf = coarse_grid(dft.RKS(molecule(), xc="pbe"))
+    spoil(monkeypatch, BAD["wrong sign"])
+    ours, builds = accelerate(mf), []
+    right = type(ours).get_veff
+    monkeypatch.setattr(type(ours), "get_veff", lambda self, *a, **k: builds.append(1) or right(self, *a, **k), raising=False)
+    run(ours)
+    assert ours.multilevel_report.fallback
+    assert ours.cycles <= len(builds) <= ours.cycles + 2  # stock's initial and last ones are not counted as cycles
+
+
+def test_max_cycle_holds_across_the_hand_over(monkeypatch):
+    mf = coarse_grid(dft.RKS(molecule(), xc="pbe"))
+    mf.max_cycle = 6
+    spoil(monkeypatch, BAD["wrong sign"])
+    ours = accelerate(mf)
+    run(ours)
+    assert ours.cycles <= 6 and ours.max_cycle == 6
+
+
+def test_elements_without_a_fitting_basis():
+    ours = accelerate(coarse_grid(dft.RKS(molecule(), xc="pbe")), auxbasis="weigend").run()
+    assert ours.multilevel_report.fallback is None and ours.converged
+    mf = coarse_grid(dft.RKS(molecule("He 0 0 0"), xc="pbe"))
+    ours = accelerate(mf, auxbasis={"H": "weigend"}).run()
+    assert ours.converged and abs(ours.e_tot - tight(mf).e_tot) < 1e-8
+
+
+def test_stock_that_does_not_converge_is_not_called_converged(monkeypatch):
+    mf = coarse_grid(dft.RKS(molecule(), xc="pbe"))
+    mf.max_cycle = 4
+    spoil(monkeypatch, BAD["wrong sign"])
+    ours = accelerate(mf)
+    run(ours)
+    assert not ours.converged
