@@ -48,7 +48,7 @@ class Store:
         """Write ``row`` (with its ``key``) and wait until it is on the disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            file.write(json.dumps(row).encode("utf-8") + b"\n")
+            file.write(json.dumps(row, default=lambda number: number.item()).encode("utf-8") + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self.rows.append(row)

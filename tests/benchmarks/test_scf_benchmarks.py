@@ -70,7 +70,7 @@ def test_order_covers_everything_once_and_every_category_early() -> None:
 def test_store_forgets_a_line_cut_short_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "rows.jsonl"
     store = _scfruns.Store(path)
-    store.append({"key": "a", "value": 1})
+    store.append({"key": "a", "value": np.int64(1)})
     store.append({"key": "b", "value": 2})
     path.write_bytes(path.read_bytes()[:-7])
     store = _scfruns.Store(path)
