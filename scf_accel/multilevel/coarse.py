@@ -135,9 +135,10 @@ class CoarseModel:
         return Reference(dms, rho, vxc, exchange)
 
     def increment(self, dms: np.ndarray, exchange: np.ndarray | None, start: Reference | None) -> np.ndarray:
-        """``V[dms] - V[start]``; with ``start`` None the whole potential (then in the model's precision)."""
+        """``V[dms] - V[start]``; with ``start`` None the whole potential."""
         delta = dms if start is None else dms - start.dms
-        out = np.repeat(self.fit.coulomb(delta.sum(axis=0))[None], len(dms), axis=0)
+        coulomb = self.fit.coulomb(delta.sum(axis=0), exact=start is None)
+        out = np.repeat(coulomb[None], len(dms), axis=0)
         if exchange is not None:
             share = 0.5 if len(dms) == 1 else 1.0
             out -= share * (exchange if start is None else exchange - start.exchange)

@@ -19,6 +19,9 @@ CHUNK_BYTES = 1.5e8
 SMALLEST_METRIC = 1e-9  # eigenvalues of the fitting metric below this are dropped
 
 
+ROWS = 64
+
+
 class PackedFit:
     """``J`` and ``K`` from integrals over the ``nao (nao + 1) / 2`` distinct pairs.
 
@@ -32,12 +35,18 @@ class PackedFit:
         diagonal = np.arange(nao)
         self._diagonal = diagonal * (diagonal + 3) // 2
 
-    def coulomb(self, dm: np.ndarray) -> np.ndarray:
-        """``[nao, nao]`` J of a symmetric ``dm[nao, nao]``."""
+    def coulomb(self, dm: np.ndarray, exact: bool = False) -> np.ndarray:
+        """``[nao, nao]`` J of a symmetric ``dm[nao, nao]``; ``exact``: summed in double precision, slower."""
         pairs = lib.pack_tril(2.0 * dm)
         pairs[self._diagonal] *= 0.5
-        fitted = self.integrals @ pairs.astype(self.integrals.dtype)
-        return lib.unpack_tril((fitted @ self.integrals).astype(float))
+        if not exact:
+            fitted = self.integrals @ pairs.astype(self.integrals.dtype)
+            return lib.unpack_tril((fitted @ self.integrals).astype(float))
+        matrix = np.zeros_like(pairs)
+        for row in range(0, len(self.integrals), ROWS):
+            block = self.integrals[row : row + ROWS].astype(float)
+            matrix += (block @ pairs) @ block
+        return lib.unpack_tril(matrix)
 
     def exchange(self, orbitals: np.ndarray) -> np.ndarray:
         """``[nao, nao]`` K of ``D = C C^T`` for ``orbitals = C[nao, n]``."""
@@ -64,12 +73,18 @@ class FullFit:
         naux = len(integrals)
         self.nao = nao
         self.integrals: np.ndarray = np.empty((nao, naux, nao), dtype=dtype)
-        for row in range(0, naux, 64):
-            block = lib.unpack_tril(np.asarray(integrals[row : row + 64], dtype=float))
-            self.integrals[:, row : row + 64] = block.transpose(1, 0, 2)
+        for row in range(0, naux, ROWS):
+            block = lib.unpack_tril(np.asarray(integrals[row : row + ROWS], dtype=float))
+            self.integrals[:, row : row + ROWS] = block.transpose(1, 0, 2)
 
-    def coulomb(self, dm: np.ndarray) -> np.ndarray:
-        """``[nao, nao]`` J of a symmetric ``dm[nao, nao]``."""
+    def coulomb(self, dm: np.ndarray, exact: bool = False) -> np.ndarray:
+        """``[nao, nao]`` J of a symmetric ``dm[nao, nao]``; ``exact``: summed in double precision, slower."""
+        if exact:
+            matrix = np.zeros_like(dm)
+            for row in range(0, self.integrals.shape[1], ROWS):
+                block = self.integrals[:, row : row + ROWS].astype(float)
+                matrix += np.einsum("p,mpn->mn", np.einsum("mpn,mn->p", block, dm, optimize=True), block, optimize=True)
+            return matrix
         fitted = np.matmul(self.integrals, dm.astype(self.integrals.dtype)[:, :, None])[:, :, 0].sum(axis=0)
         return np.matmul(fitted, self.integrals).astype(float)
 

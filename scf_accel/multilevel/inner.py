@@ -78,7 +78,7 @@ class Solution:
     builds: int
 
 
-def solve(problem: Problem, base: np.ndarray, reference: Reference | None, state: State, tol: float, cycles: int) -> Solution:
+def solve(problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, cycles: int) -> Solution:
     """Solve ``F = h + base + V_coarse[D] - V_coarse[reference]`` from ``state`` to an orbital gradient of ``tol``.
 
     Commutator DIIS (Pulay 1982); if it fails, once more with a level shift. Returns the best state met.
@@ -97,7 +97,7 @@ def solve(problem: Problem, base: np.ndarray, reference: Reference | None, state
 
 
 def _diis(
-    problem: Problem, base: np.ndarray, reference: Reference | None, state: State, tol: float, cycles: int
+    problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, cycles: int
 ) -> Solution:
     mf = problem.mf
     diis = scf.diis.CDIIS(mf, Corth=problem.x_orth)
@@ -113,7 +113,7 @@ def _diis(
                 best = Solution(state, gradient, 0)
             stalled = 0 if gradient < 0.5 * mark else stalled + 1
             mark = min(mark, gradient) if stalled == 0 else mark
-            if gradient < tol or (stalled >= STALL and best.gradient < 1e-4):
+            if gradient < tol or (stalled >= STALL and best.gradient < max(1e-4, 4.0 * tol)):
                 break
         last = problem.fock(potential, state, cycle, diis, last)
         mo_energy, mo_coeff = mf.eig(last, problem.s1e, x=problem.x_orth)

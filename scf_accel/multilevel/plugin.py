@@ -25,14 +25,18 @@ def unsupported(mf: Any) -> str | None:
     if isinstance(mf, newton_ah._CIAH_SOSCF):
         return "second-order solvers"
     if not isinstance(mf, (scf.hf.RHF, scf.uhf.UHF)):  # ROHF and the Kohn-Sham classes derive from these
-        return f"{type(mf).__name__} (only restricted, unrestricted and restricted open-shell ones)"
+        return f"{_name(mf)} (only restricted, unrestricted and restricted open-shell ones)"
     if isinstance(mf, (scf.ghf.GHF, scf.dhf.DHF)):
-        return type(mf).__name__
+        return _name(mf)
     return None
 
 
 SMALL_IN_CORE = 100
 _Base: Any = object  # the class of the user's object comes after the mixin
+
+
+def _name(mf: Any) -> str:
+    return type(mf).__name__.removeprefix(_Multilevel.__name_mixin__)
 
 
 def no_gain(mf: Any) -> str | None:
@@ -77,11 +81,11 @@ class _Multilevel(_Base):
         if report.fallback or kwargs or self.max_cycle <= 0 or one_electron:
             if report.fallback:
                 logger.warn(self, "multilevel SCF does not cover %s: stock PySCF runs", report.fallback)
-            return super().scf(dm0, **kwargs)
+            return super().scf(self._start(dm0), **kwargs)
         if not self.multilevel.always and (reason := no_gain(self)):
             report.fallback = reason
             logger.note(self, "multilevel SCF is left out for %s: stock PySCF runs", reason)
-            return super().scf(dm0, **kwargs)
+            return super().scf(self._start(dm0), **kwargs)
         started = logger.process_clock(), logger.perf_counter()
         self.dump_flags()
         self.build(self.mol)
@@ -92,7 +96,8 @@ class _Multilevel(_Base):
         except (CoarseModelError, HandOver) as problem:
             report.fallback = str(problem)
             logger.warn(self, "multilevel SCF: %s: stock PySCF goes on", problem)
-            return self._stock(start if isinstance(problem, CoarseModelError) else problem.dm)
+            best = getattr(problem, "dm", None)
+            return self._stock(start if best is None else best)
         self.converged, self.e_tot, self.mo_energy, self.mo_coeff, self.mo_occ = result
         logger.timer(self, "SCF", *started)
         self._finalize()

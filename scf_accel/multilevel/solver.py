@@ -20,17 +20,18 @@ from pyscf.scf import chkfile
 
 from scf_accel.multilevel import inner
 from scf_accel.multilevel.anchors import Anchor, Anchors
-from scf_accel.multilevel.coarse import CoarseModel, CoarseModelError, Reference, available_bytes, determinant, factors
+from scf_accel.multilevel.coarse import CoarseModel, CoarseModelError, available_bytes, determinant, factors
 from scf_accel.multilevel.convergence import energy_left, fractional
 from scf_accel.multilevel.report import Report, Settings, Step
 
 SAFETY = 2.0  # factor on the energy estimate before it is compared with conv_tol
 TIGHT = 1e-5  # gradient thresholds below this need a double-precision model
+USEFUL = 0.5  # densities with a larger orbital gradient are no better start than the guess
 PATIENCE = 3  # outer steps that do not halve the gradient
 
 
 class HandOver(Exception):
-    """The scheme does not converge; ``dm`` is the best density matrix so far."""
+    """The scheme does not converge; ``dm`` is the best density matrix so far, None if it is worth nothing."""
 
     def __init__(self, reason: str, dm: Any) -> None:
         super().__init__(reason)
@@ -140,12 +141,15 @@ class Solver:
         if mf.chkfile:
             chkfile.save_mol(self.mol, mf.chkfile)
         mf.pre_kernel(self._environment())
-        base, reference = np.zeros_like(self.state.dms), None
-        tol = max(self.settings.first_tol, self.conv_tol_grad)
-        last, best, slow = None, None, 0
+        last, best, slow, tol = None, None, 0, np.inf
         for cycle in range(mf.max_cycle):
             started = time.perf_counter()
-            solution = self._coarse(cycle, base, reference, tol)
+            if not anchors.points:
+                solution = self._first_solution()
+            else:
+                start = anchors.extrapolate()
+                reference = self.problem.model.reference(start.dms, start.exchange)
+                solution = inner.solve(self.problem, start.potential, reference, self.state, tol, self.settings.max_inner)
             self.state = solution.state
             middle = time.perf_counter()
             point = self._full(last)
@@ -156,28 +160,30 @@ class Solver:
                 break
             slow = 0 if best is None or point.norm_gorb < 0.5 * best.norm_gorb else slow + 1
             best = point if best is None or point.norm_gorb < best.norm_gorb else best
-            if not np.isfinite(point.e_tot) or slow >= PATIENCE or len(self.report.steps) >= self.settings.max_outer:
-                raise HandOver(f"orbital gradient {best.norm_gorb:.2g} after {cycle + 1} full Fock matrices", best.dm)
+            hopeless = not np.isfinite(point.e_tot) or slow >= PATIENCE or cycle + 1 >= self.settings.max_outer
+            if hopeless and cycle + 1 < mf.max_cycle:
+                reason = f"orbital gradient {best.norm_gorb:.2g} after {cycle + 1} full Fock matrices"
+                raise HandOver(reason, best.dm if best.norm_gorb < USEFUL else None)
             if cycle > 0 and self.refinable and solution.gradient > 2.0 * tol:
                 self._refine_model()
                 anchors = Anchors()
             anchors.add(self._anchor(point))
-            start = anchors.extrapolate()
-            base, reference = start.potential, self.problem.model.reference(start.dms, start.exchange)
             tol = max(min(0.25 * self.conv_tol_grad, 0.1 * point.norm_gorb), 1e-3 * point.norm_gorb)
             last = point
         mf.post_kernel(self._environment(point, cycle=cycle, scf_conv=converged))
         return converged, point.e_tot, point.mo_energy, point.mo_coeff, point.mo_occ
 
-    def _coarse(self, cycle: int, base: np.ndarray, reference: Reference | None, tol: float) -> inner.Solution:
-        """The inner solve; none where a given start is as good as the coarse model could make it."""
-        state = self.state
-        if cycle == 0 and state.mo_coeff is not None:
-            potential = self.problem.model.increment(state.dms, state.exchange, None)
+    def _first_solution(self) -> inner.Solution:
+        """The coarse solution, before anything full; the guess itself if it is as good as the coarse model could make it."""
+        state, model = self.state, self.problem.model
+        potential = model.increment(state.dms, state.exchange, None)
+        if state.mo_coeff is not None:
             gradient = self.problem.gradient(state, self.problem.fock(potential, state))
             if gradient < self.settings.skip_first:
                 return inner.Solution(state, gradient, 1)
-        return inner.solve(self.problem, base, reference, state, tol, self.settings.max_inner)
+        tol = max(self.settings.first_tol, self.conv_tol_grad)
+        reference = model.reference(state.dms, state.exchange)  # increments from the guess: little for rounding to spoil
+        return inner.solve(self.problem, potential, reference, state, tol, self.settings.max_inner)
 
     def _full(self, last: Point | None) -> Point:
         """The full operator at the present state."""
