@@ -26,10 +26,11 @@ from scf_accel.labels import BOHR_TO_ANGSTROM, HARTREE_TO_EV, LabelSettings, mak
 from scf_accel.structures import Structure, rng_for, structure_from_smiles
 
 ROWS: list[tuple[str, LabelSettings, dict[str, Any]]] = [
-    ("level 2, 1e-9 (chosen)", LabelSettings(), {}),
-    ("level 2, 1e-9, stock integrator and integrals anew each cycle", LabelSettings(), {"stock": True}),
+    ("level 2, 1e-9, multilevel (chosen)", LabelSettings(), {}),
+    ("level 2, 1e-9, DIIS", LabelSettings(solver="diis"), {}),
+    ("level 2, 1e-9, DIIS, stock integrator, integrals anew each cycle", LabelSettings(solver="diis"), {"stock": True}),
     ("level 2, 1e-9, no grid response", LabelSettings(), {"grid_response": False}),
-    ("level 2, 1e-9, extra last cycle", LabelSettings(), {"conv_check": True}),
+    ("level 2, 1e-9, DIIS, extra last cycle", LabelSettings(solver="diis"), {"conv_check": True}),
     ("level 2, 1e-7", LabelSettings(conv_tol=1e-7), {}),
     ("level 1, 1e-9", LabelSettings(grid_level=1), {}),
     ("level 0, 1e-9", LabelSettings(grid_level=0), {}),

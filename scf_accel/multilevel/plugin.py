@@ -22,6 +22,8 @@ def unsupported(mf: Any) -> str | None:
     """Why the multilevel scheme does not apply to ``mf``; None if it does."""
     if "pyscf.pbc" in type(mf.mol).__module__:
         return "periodic systems"
+    if mf.mol.nbas == 0:
+        return "model Hamiltonians without a basis"
     if isinstance(mf, newton_ah._CIAH_SOSCF):
         return "second-order solvers"
     if not isinstance(mf, (scf.hf.RHF, scf.uhf.UHF)):  # ROHF and the Kohn-Sham classes derive from these

@@ -215,7 +215,7 @@ class Solver:
         )
         moved = last is not None and point.norm_gorb < 0.5 * last.norm_gorb
         settled = SAFETY * point.energy_left < self.conv_tol or (moved and abs(change) < self.conv_tol)
-        converged = settled and point.norm_gorb < self.conv_tol_grad
+        converged = bool(settled and point.norm_gorb < self.conv_tol_grad)
         extra = {"cycle": cycle, "step": step, "norm_ddm": norm_ddm, "last_hf_e": point.e_tot - change}
         if callable(mf.check_convergence):
             converged = bool(mf.check_convergence(self._environment(point, scf_conv=converged, **extra)))
