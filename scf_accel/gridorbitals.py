@@ -12,16 +12,14 @@ single-threaded matrix products that stay in the processor's cache. All quantiti
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from pyscf import lib
 from pyscf.dft import gen_grid
-from threadpoolctl import ThreadpoolController
+
+from scf_accel.threads import each
 
 BLOCK = 20 * gen_grid.BLKSIZE
 NEGLIGIBLE = 1e-18  # smaller values are stored as 0: products of them would be subnormal numbers, which are slow
@@ -61,8 +59,7 @@ class GridOrbitals:
         threshold: float = 1e-10,
     ) -> None:
         self.mol, self.grids, self.kind, self.dtype = mol, grids, kind, dtype
-        self.threshold = threshold
-        self.threads = lib.num_threads()
+        self.threshold, self.threads = threshold, lib.num_threads()
         self.weights = np.asarray(grids.weights)
         self.points = len(self.weights)
         self._left = float(max_bytes)
@@ -99,13 +96,6 @@ class GridOrbitals:
                 self._kept[start] = block
         return block
 
-    def each(self, work: Callable[[int], Any]) -> Iterator[Any]:
-        """``work(start)`` of every block, in order, spread over the threads."""
-        starts = range(0, self.points, BLOCK)
-        limits = _libraries().limit(limits=1, user_api="blas")
-        with limits, ThreadPoolExecutor(self.threads, initializer=_one_thread) as pool:
-            yield from pool.map(work, starts)
-
     def density(self, dms: np.ndarray) -> np.ndarray:
         """``[sets, variables, points]`` density, its gradient and tau of symmetric ``dms[sets, nao, nao]``."""
         tau = self.kind == "MGGA"
@@ -116,7 +106,7 @@ class GridOrbitals:
             for dm, out in zip(dms, rho, strict=True):
                 out[:, block.start : block.stop] = density_of(block, dm, tau)
 
-        for _ in self.each(work):
+        for _ in each(work, range(0, self.points, BLOCK), self.threads):
             pass
         return rho
 
@@ -129,7 +119,7 @@ class GridOrbitals:
             return block.index, [matrix_of(block, v[:, block.start : block.stop] * weights) for v in potential]
 
         out = np.zeros((len(potential), self.mol.nao, self.mol.nao))
-        for index, parts in self.each(work):
+        for index, parts in each(work, range(0, self.points, BLOCK), self.threads):
             for total, part in zip(out, parts, strict=True):
                 total[np.ix_(index, index)] += part
         return out + out.transpose(0, 2, 1)
@@ -158,13 +148,3 @@ def matrix_of(block: Block, weighted: np.ndarray) -> np.ndarray:
         for gradient in ao[1:]:
             matrix += gradient @ (0.25 * half[-1] * gradient).T
     return matrix
-
-
-@functools.cache
-def _libraries() -> ThreadpoolController:
-    """The loaded BLAS libraries; finding them takes milliseconds."""
-    return ThreadpoolController()
-
-
-def _one_thread() -> None:
-    lib.num_threads(1)

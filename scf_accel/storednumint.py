@@ -15,8 +15,10 @@ import numpy as np
 from pyscf.dft import numint
 
 from scf_accel.gridorbitals import GridOrbitals
+from scf_accel.threads import blocks, each
 
 MAX_BYTES = 3_000_000_000
+POINTS = 4000  # grid points that a thread evaluates at least
 LAPLACIAN = ("CC06", "CS", "BR89", "MK00")  # functionals of the density's Laplacian: stock PySCF refuses them
 
 
@@ -109,16 +111,21 @@ class StoredNumInt(numint.NumInt):
         kind = self._xc_type(xc_code)
         store = self.orbitals(mol, grids, kind)
         rho = store.density(dms)
-        exc, vxc = evaluate(self, xc_code, kind, rho)
+        exc, vxc = evaluate(self, xc_code, kind, rho, store.threads)
         counts = rho[:, 0] @ store.weights
         return counts, float((rho[:, 0].sum(axis=0) * store.weights) @ exc), store.matrix(vxc)
 
 
-def evaluate(ni: Any, xc_code: str, kind: str, rho: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def evaluate(ni: Any, xc_code: str, kind: str, rho: np.ndarray, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Energy per electron ``[points]`` and potential ``[sets, variables, points]`` of ``rho[sets, variables, points]``."""
-    spin = len(rho) - 1
-    values = rho if spin else rho[0]
-    if kind == "LDA":
-        values = values[..., 0, :]
-    exc, vxc = ni.eval_xc_eff(xc_code, values, deriv=1, xctype=kind, spin=spin)[:2]
-    return np.asarray(exc), np.asarray(vxc).reshape(rho.shape)
+    spin, points = len(rho) - 1, rho.shape[-1]
+
+    def work(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        values = rho[..., part] if spin else rho[0, :, part]
+        if kind == "LDA":
+            values = values[..., 0, :]
+        exc, vxc = ni.eval_xc_eff(xc_code, np.ascontiguousarray(values), deriv=1, xctype=kind, spin=spin)[:2]
+        return np.asarray(exc), np.asarray(vxc).reshape(*rho.shape[:-1], part.stop - part.start)
+
+    exc, vxc = zip(*each(work, blocks(points, max(POINTS, -(-points // threads))), threads), strict=True)
+    return np.concatenate(exc), np.concatenate(vxc, axis=-1)

@@ -114,7 +114,7 @@ class CoarseModel:
         return GridOrbitals(self.mol, grids, self.kind, dtype, budget, THRESHOLD)
 
     def _potential(self, rho: np.ndarray) -> np.ndarray:
-        return evaluate(self.mf._numint, self.mf.xc, self.kind, rho)[1]
+        return evaluate(self.mf._numint, self.mf.xc, self.kind, rho, self.orbitals.threads)[1]
 
     def exchange(self, orbitals: list[np.ndarray]) -> np.ndarray | None:
         """``[sets, nao, nao]``: the functional's exact exchange of ``D = C C^T``, ``C[nao, n]`` a set; None without any."""

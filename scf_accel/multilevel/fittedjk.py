@@ -15,7 +15,10 @@ import numpy as np
 import scipy.linalg
 from pyscf import df, lib
 
+from scf_accel.threads import blocks, each
+
 CHUNK_BYTES = 1.5e8
+CACHE_BYTES = 2e6
 SMALLEST_METRIC = 1e-9  # eigenvalues of the fitting metric below this are dropped
 
 
@@ -30,7 +33,7 @@ class PackedFit:
     """
 
     def __init__(self, integrals: np.ndarray, nao: int, dtype: type = np.float32) -> None:
-        self.nao = nao
+        self.nao, self.threads = nao, lib.num_threads()
         self.integrals: np.ndarray = np.asarray(integrals, dtype=dtype)
         diagonal = np.arange(nao)
         self._diagonal = diagonal * (diagonal + 3) // 2
@@ -39,31 +42,33 @@ class PackedFit:
         """``[nao, nao]`` J of a symmetric ``dm[nao, nao]``; ``exact``: summed in double precision, slower."""
         pairs = lib.pack_tril(2.0 * dm)
         pairs[self._diagonal] *= 0.5
-        if not exact:
-            fitted = self.integrals @ pairs.astype(self.integrals.dtype)
-            return lib.unpack_tril((fitted @ self.integrals).astype(float))
-        matrix = np.zeros_like(pairs)
-        for row in range(0, len(self.integrals), ROWS):
-            block = self.integrals[row : row + ROWS].astype(float)
-            matrix += (block @ pairs) @ block
-        return lib.unpack_tril(matrix)
+        dtype = np.float64 if exact else self.integrals.dtype
+        pairs = pairs.astype(dtype)
+
+        def work(rows: slice) -> np.ndarray:
+            block = self.integrals[rows].astype(dtype, copy=False)
+            return (block @ pairs) @ block
+
+        step = int(CACHE_BYTES / (len(pairs) * self.integrals.itemsize))
+        return lib.unpack_tril(sum(each(work, blocks(len(self.integrals), step), self.threads), np.zeros(len(pairs))))
 
     def exchange(self, orbitals: np.ndarray) -> np.ndarray:
         """``[nao, nao]`` K of ``D = C C^T`` for ``orbitals = C[nao, n]``."""
         nao, count = self.nao, orbitals.shape[1]
-        matrix = np.zeros((nao, nao))
         if not count:
-            return matrix
+            return np.zeros((nao, nao))
         occupied = orbitals.astype(self.integrals.dtype)
         low, high = np.tril_indices(nao)
         place = np.empty((nao, nao), dtype=np.int64)
         place[low, high] = place[high, low] = np.arange(len(low))
-        step = max(1, int(CHUNK_BYTES / (nao * (nao + count) * self.integrals.itemsize)))
-        for start in range(0, len(self.integrals), step):
-            full = np.take(self.integrals[start : start + step], place.ravel(), axis=1).reshape(-1, nao, nao)
+
+        def work(rows: slice) -> np.ndarray:
+            full = np.take(self.integrals[rows], place.ravel(), axis=1).reshape(-1, nao, nao)
             half = np.matmul(full, occupied).transpose(1, 0, 2).reshape(nao, -1)
-            matrix += half @ half.T
-        return matrix
+            return half @ half.T
+
+        step = int(CHUNK_BYTES / (nao * (nao + count) * self.integrals.itemsize))
+        return sum(each(work, blocks(len(self.integrals), step), self.threads), np.zeros((nao, nao)))
 
 
 class FullFit:
@@ -71,7 +76,7 @@ class FullFit:
 
     def __init__(self, integrals: np.ndarray, nao: int, dtype: type = np.float32) -> None:
         naux = len(integrals)
-        self.nao = nao
+        self.nao, self.threads = nao, lib.num_threads()
         self.integrals: np.ndarray = np.empty((nao, naux, nao), dtype=dtype)
         for row in range(0, naux, ROWS):
             block = lib.unpack_tril(np.asarray(integrals[row : row + ROWS], dtype=float))
@@ -79,27 +84,33 @@ class FullFit:
 
     def coulomb(self, dm: np.ndarray, exact: bool = False) -> np.ndarray:
         """``[nao, nao]`` J of a symmetric ``dm[nao, nao]``; ``exact``: summed in double precision, slower."""
-        if exact:
-            matrix = np.zeros_like(dm)
-            for row in range(0, self.integrals.shape[1], ROWS):
-                block = self.integrals[:, row : row + ROWS].astype(float)
-                matrix += np.einsum("p,mpn->mn", np.einsum("mpn,mn->p", block, dm, optimize=True), block, optimize=True)
-            return matrix
-        fitted = np.matmul(self.integrals, dm.astype(self.integrals.dtype)[:, :, None])[:, :, 0].sum(axis=0)
-        return np.matmul(fitted, self.integrals).astype(float)
+        dtype = np.float64 if exact else self.integrals.dtype
+        density = dm.astype(dtype)
+
+        def fit(rows: slice) -> np.ndarray:
+            block = self.integrals[rows].astype(dtype, copy=False)
+            return np.matmul(block, density[rows, :, None])[:, :, 0].sum(axis=0)
+
+        def matrix(rows: slice) -> np.ndarray:
+            return np.matmul(fitted, self.integrals[rows].astype(dtype, copy=False))
+
+        chunks = blocks(self.nao, int(CACHE_BYTES / (8.0 * self.integrals[0].size)))
+        fitted = sum(each(fit, chunks, self.threads), np.zeros(self.integrals.shape[1])).astype(dtype)
+        return np.concatenate(list(each(matrix, chunks, self.threads))).astype(float)
 
     def exchange(self, orbitals: np.ndarray) -> np.ndarray:
         """``[nao, nao]`` K of ``D = C C^T`` for ``orbitals = C[nao, n]``."""
         nao, naux, count = self.nao, self.integrals.shape[1], orbitals.shape[1]
-        matrix = np.zeros((nao, nao))
         if not count:
-            return matrix
+            return np.zeros((nao, nao))
         occupied = orbitals.astype(self.integrals.dtype)
-        step = max(8, int(CHUNK_BYTES / (nao * count * self.integrals.itemsize)))
-        for start in range(0, naux, step):
-            half = np.matmul(self.integrals[:, start : start + step], occupied).reshape(nao, -1)
-            matrix += half @ half.T
-        return matrix
+
+        def work(rows: slice) -> np.ndarray:
+            half = np.matmul(self.integrals[:, rows], occupied).reshape(nao, -1)
+            return half @ half.T
+
+        step = min(int(CHUNK_BYTES / (nao * count * self.integrals.itemsize)), -(-naux // (2 * self.threads)))
+        return sum(each(work, blocks(naux, step), self.threads), np.zeros((nao, nao)))
 
 
 def three_index(mol: Any, auxbasis: Any, omega: float = 0.0, dtype: type = np.float32) -> np.ndarray:

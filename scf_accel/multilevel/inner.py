@@ -9,8 +9,10 @@ import numpy as np
 from pyscf import lib, scf
 
 from scf_accel.multilevel.coarse import CoarseModel, Reference, occupied
+from scf_accel.threads import serial
 
 DIIS_SPACE = 10
+SERIAL = 300  # matrices smaller than this gain nothing from threads in a diagonalisation
 STALL = 6  # cycles without halving the gradient
 SHIFT = 0.3  # level shift (Hartree) of the second attempt
 
@@ -83,6 +85,11 @@ def solve(problem: Problem, base: np.ndarray, reference: Reference, state: State
 
     Commutator DIIS (Pulay 1982); if it fails, once more with a level shift. Returns the best state met.
     """
+    with serial(len(problem.s1e) < SERIAL):
+        return _solve(problem, base, reference, state, tol, cycles)
+
+
+def _solve(problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, cycles: int) -> Solution:
     first = _diis(problem, base, reference, state, tol, cycles)
     if first.gradient <= max(tol, 1e-3):
         return first
