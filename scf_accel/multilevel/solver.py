@@ -118,7 +118,7 @@ class Solver:
         mo_coeff, mo_occ = getattr(dm, "mo_coeff", None), getattr(dm, "mo_occ", None)
         if given and isinstance(mo_coeff, np.ndarray) and mo_occ is not None and mo_coeff.shape[-2] == self.mol.nao:
             norms = np.einsum("...pi,pq,...qi->...i", mo_coeff, self.s1e, mo_coeff, optimize=True)
-            if np.allclose(norms, 1.0, atol=1e-8):
+            if np.allclose(norms, 1.0, atol=1e-8) and self._electrons_fit(mo_occ):
                 return self.problem.state(None, mo_coeff, mo_occ)
         dms = self.problem.stacked(dm)
         values, vectors = np.linalg.eigh(self.s1e)
@@ -127,9 +127,20 @@ class Solver:
         if given and plain and self.x_orth.shape[1] == self.mol.nao:
             orbitals = determinant(dms, half, inverse)
             if orbitals is not None:
-                return self.problem.state(None, *(self.problem.shaped(array) for array in orbitals))
+                mo_coeff, mo_occ = map(self.problem.shaped, orbitals)
+                if self._electrons_fit(mo_occ):
+                    return self.problem.state(None, mo_coeff, mo_occ)
         exchange = self.problem.model.exchange(factors(dms, half, inverse)) if self.problem.model.terms else None
         return inner.State(dms, exchange)
+
+    def _electrons_fit(self, mo_occ: np.ndarray) -> bool:
+        """Whether the occupations are those of this molecule's charge and spin."""
+        occupations = np.asarray(mo_occ)
+        if self.problem.sets == 1:
+            return bool(np.isclose(occupations.sum(), self.mol.nelectron))
+        if occupations.ndim == 1:
+            occupations = np.stack([occupations > 0, occupations == 2])
+        return np.allclose(occupations.sum(axis=1), self.mf.nelec)
 
     def kernel(self) -> tuple[Any, ...]:
         """Converge; returns what ``pyscf.scf.hf.kernel`` returns.
