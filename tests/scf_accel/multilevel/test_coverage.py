@@ -7,22 +7,22 @@ import pytest
 from agreement import agree, coarse_grid, molecule, radical
 from pyscf import dft, scf
 
-FUNCTIONALS = ["lda,vwn", "pbe", "r2scan", "b3lyp", "camb3lyp", "hse06", "wb97x", "LC_WPBE", "m062x"]
+FUNCTIONALS = ["lda,vwn", "pbe", "r2scan", "b3lyp", "camb3lyp", "hse06", "LC_WPBE"]
 
 
 @pytest.mark.parametrize("xc", FUNCTIONALS)
 def test_restricted_functionals(xc):
-    agree(coarse_grid(dft.RKS(molecule(), xc=xc), level=1))
+    agree(coarse_grid(dft.RKS(molecule(), xc=xc)))
 
 
-@pytest.mark.parametrize("xc", ["lda,vwn", "pbe", "tpss", "b3lyp", "camb3lyp", "hse06"])
+@pytest.mark.parametrize("xc", ["lda,vwn", "tpss", "b3lyp", "camb3lyp"])
 def test_unrestricted_functionals(xc):
-    agree(coarse_grid(dft.UKS(radical(), xc=xc), level=1))
+    agree(coarse_grid(dft.UKS(radical("sto-3g"), xc=xc)))
 
 
-@pytest.mark.parametrize("xc", ["pbe", "r2scan", "pbe0", "camb3lyp"])
+@pytest.mark.parametrize("xc", ["pbe", "r2scan", "hse06"])
 def test_restricted_open_shell_functionals(xc):
-    agree(coarse_grid(dft.ROKS(radical(), xc=xc), level=1))
+    agree(coarse_grid(dft.ROKS(radical("sto-3g"), xc=xc)))
 
 
 @pytest.mark.parametrize("method", [scf.RHF, scf.UHF])
@@ -39,7 +39,7 @@ def test_hartree_fock_of_a_radical(method):
 @pytest.mark.parametrize("integrals", ["fitted", "direct", "stored", "fitted_coulomb"])
 def test_integrals(method, integrals):
     restricted = method in (scf.RHF, dft.RKS)
-    mf = coarse_grid(method(molecule() if restricted else radical()))
+    mf = coarse_grid(method(molecule(basis="sto-3g") if restricted else radical("sto-3g")))
     if hasattr(mf, "xc"):
         mf.xc = "pbe0"
     if integrals == "fitted":
@@ -54,23 +54,23 @@ def test_integrals(method, integrals):
     assert (ours._eri is None) == (integrals in ("fitted", "direct"))
 
 
-@pytest.mark.parametrize("xc", ["wb97m-v", "b97m-v"])
+@pytest.mark.parametrize("xc", ["wb97m-v"])
 def test_nonlocal_correlation(xc):
-    mf = coarse_grid(dft.RKS(molecule(), xc=xc), level=1)
+    mf = coarse_grid(dft.RKS(molecule("hydrogen"), xc=xc))
     assert mf.do_nlc()
     agree(mf)
 
 
 def test_nonlocal_correlation_added_by_hand():
-    mf = coarse_grid(dft.UKS(radical(), xc="pbe"), level=1)
+    mf = coarse_grid(dft.UKS(radical("sto-3g"), xc="pbe"))
     mf.nlc = "vv10"
     agree(mf)
 
 
 @pytest.mark.parametrize("case", ["restricted", "unrestricted"])
 def test_functional_of_the_users_own(case):
-    mf = dft.RKS(molecule()) if case == "restricted" else dft.UKS(radical())
-    mf = coarse_grid(mf.define_xc_("0.3*HF + 0.7*B88, LYP", "GGA", 0.3), level=1)
+    mf = dft.RKS(molecule()) if case == "restricted" else dft.UKS(radical("sto-3g"))
+    mf = coarse_grid(mf.define_xc_("0.3*HF + 0.7*B88, LYP", "GGA", 0.3))
     agree(mf)
 
 
@@ -78,19 +78,19 @@ def test_functional_given_as_a_function():
     def exchange(xc_code, rho, spin=0, relativity=0, deriv=1, omega=None, verbose=None):
         return dft.libxc.eval_xc("pbe,pbe", rho, spin, relativity, deriv, omega, verbose)
 
-    mf = coarse_grid(dft.RKS(molecule()), level=1).define_xc_(exchange, "GGA", hyb=0.0)
+    mf = coarse_grid(dft.RKS(molecule())).define_xc_(exchange, "GGA", hyb=0.0)
     ours = agree(mf)
-    reference = coarse_grid(dft.RKS(molecule(), xc="pbe"), level=1).run(conv_tol=1e-11)
+    reference = coarse_grid(dft.RKS(molecule(), xc="pbe")).run(conv_tol=1e-11)
     assert abs(ours.e_tot - reference.e_tot) < 1e-8
 
 
 def test_functional_with_changed_omega():
-    mf = coarse_grid(dft.RKS(molecule(), xc="camb3lyp"), level=1)
+    mf = coarse_grid(dft.RKS(molecule(), xc="camb3lyp"))
     mf.omega = 0.2
     ours = agree(mf)
     assert ours.omega == 0.2
 
 
 def test_unrestricted_equals_restricted_for_a_closed_shell():
-    energies = [agree(coarse_grid(method(molecule(), xc="pbe"), level=1)).e_tot for method in (dft.RKS, dft.UKS, dft.ROKS)]
+    energies = [agree(coarse_grid(method(molecule(), xc="pbe"))).e_tot for method in (dft.RKS, dft.UKS, dft.ROKS)]
     np.testing.assert_allclose(energies, energies[0], atol=2e-8)

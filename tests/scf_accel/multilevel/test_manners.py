@@ -7,20 +7,18 @@ import io
 import h5py
 import numpy as np
 import pytest
-from agreement import coarse_grid, molecule, radical, tight
+from agreement import accelerate, coarse_grid, molecule, radical, tight
 from pyscf import dft, lib, scf
 from pyscf.lib import logger
-
-import scf_accel
 
 CLOSED = [scf.RHF, dft.RKS, dft.UKS]
 KEYS = {"cycle", "e_tot", "last_hf_e", "norm_gorb", "norm_ddm", "mo_energy", "mo_coeff", "mo_occ", "dm", "fock", "vhf"}
 KEYS |= {"mf", "mol", "h1e", "s1e", "conv_tol", "conv_tol_grad", "scf_conv", "step"}
 
 
-def plain(method=dft.RKS, **keywords):
+def plain(method=dft.RKS):
     """Water, with PBE where there is a functional."""
-    mf = method(molecule(**keywords))
+    mf = method(molecule(basis="sto-3g"))
     if hasattr(mf, "xc"):
         mf.xc = "pbe"
     return coarse_grid(mf)
@@ -29,7 +27,7 @@ def plain(method=dft.RKS, **keywords):
 def test_original_is_untouched_and_undo_gives_its_class_back():
     mf = plain()
     before = dict(mf.__dict__)
-    ours = scf_accel.accelerate(mf)
+    ours = accelerate(mf)
     assert isinstance(ours, dft.rks.RKS) and isinstance(ours, type(mf)) and ours is not mf
     ours.run()
     assert mf.mo_coeff is None and mf.__dict__ == before
@@ -41,14 +39,14 @@ def test_original_is_untouched_and_undo_gives_its_class_back():
 
 
 def test_undo_below_other_features():
-    ours = scf_accel.accelerate(plain()).density_fit()
+    ours = accelerate(plain()).density_fit()
     undone = ours.undo_accelerate()
     assert type(undone) is type(plain().density_fit())
 
 
 def test_accelerate_twice_updates_the_settings():
-    once = scf_accel.accelerate(plain(), max_inner=17)
-    twice = scf_accel.accelerate(once, max_outer=5)
+    once = accelerate(plain(), max_inner=17)
+    twice = accelerate(once, max_outer=5)
     assert type(twice) is type(once)
     assert (twice.multilevel.max_inner, twice.multilevel.max_outer) == (17, 5)
     assert once.multilevel.max_outer != 5
@@ -57,12 +55,12 @@ def test_accelerate_twice_updates_the_settings():
 
 def test_unknown_setting():
     with pytest.raises(TypeError, match="max_iner"):
-        scf_accel.accelerate(plain(), max_iner=3)
+        accelerate(plain(), max_iner=3)
 
 
 @pytest.mark.parametrize("method", CLOSED)
 def test_copy_is_independent(method):
-    ours = scf_accel.accelerate(plain(method))
+    ours = accelerate(plain(method))
     other = ours.copy()
     other.run()
     assert ours.mo_coeff is None and not ours.multilevel_report.steps
@@ -73,7 +71,7 @@ def test_copy_is_independent(method):
 def test_thresholds(conv_tol, conv_tol_grad):
     mf = plain()
     mf.conv_tol, mf.conv_tol_grad = conv_tol, conv_tol_grad
-    ours = scf_accel.accelerate(mf).run()
+    ours = accelerate(mf).run()
     stock = mf.copy().run(conv_tol=1e-13, conv_tol_grad=1e-7)
     last = ours.multilevel_report.steps[-1]
     assert ours.converged and ours.multilevel_report.fallback is None
@@ -85,7 +83,7 @@ def test_thresholds(conv_tol, conv_tol_grad):
 def test_too_few_cycles(max_cycle):
     mf = plain(dft.UKS)
     mf.max_cycle, mf.conv_tol = max_cycle, 1e-13
-    ours = scf_accel.accelerate(mf).run()
+    ours = accelerate(mf).run()
     assert not ours.converged
     assert ours.cycles == max_cycle == ours.multilevel_report.fine_builds
     assert ours.mo_coeff.shape == (2, mf.mol.nao, mf.mol.nao) and ours.mo_energy.shape == (2, mf.mol.nao)
@@ -99,14 +97,14 @@ def test_too_few_cycles(max_cycle):
 def test_no_cycles(max_cycle):
     mf = plain()
     mf.max_cycle = max_cycle
-    stock, ours = mf.copy().run(), scf_accel.accelerate(mf).run()
+    stock, ours = mf.copy().run(), accelerate(mf).run()
     assert ours.converged == stock.converged is False
     assert ours.e_tot == pytest.approx(stock.e_tot, abs=1e-9)
     np.testing.assert_allclose(ours.mo_energy, stock.mo_energy, atol=1e-8)
 
 
 def test_no_cycles_keeps_the_orbitals():
-    ours = scf_accel.accelerate(plain()).run()
+    ours = accelerate(plain()).run()
     orbitals, energy = ours.mo_coeff.copy(), ours.e_tot
     ours.run(max_cycle=0)
     np.testing.assert_array_equal(ours.mo_coeff, orbitals)
@@ -115,7 +113,7 @@ def test_no_cycles_keeps_the_orbitals():
 
 @pytest.mark.parametrize("method", CLOSED)
 def test_callback(method):
-    seen, ours = [], scf_accel.accelerate(plain(method))
+    seen, ours = [], accelerate(plain(method))
 
     def callback(envs):
         assert set(envs) >= KEYS
@@ -136,7 +134,7 @@ def test_callback(method):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_the_integrator_is_put_back_after_an_exception(error):
-    ours = scf_accel.accelerate(plain())
+    ours = accelerate(plain())
     integrator = ours._numint
 
     def callback(envs):
@@ -153,17 +151,17 @@ def test_the_integrator_is_put_back_after_an_exception(error):
 def test_check_convergence_hook_decides():
     mf = plain()
     mf.check_convergence = lambda envs: envs["norm_gorb"] < 1e-7 and abs(envs["e_tot"] - envs["last_hf_e"]) < 1e-3
-    ours = scf_accel.accelerate(mf).run()
+    ours = accelerate(mf).run()
     assert ours.converged and ours.multilevel_report.steps[-1].gradient < 1e-7
     mf.check_convergence = lambda envs: envs["cycle"] == 0
-    assert scf_accel.accelerate(mf).run().cycles == 1
+    assert accelerate(mf).run().cycles == 1
 
 
 def test_hooks_before_and_after_the_run():
     called, mf = [], plain()
     mf.pre_kernel = lambda envs: called.append(("pre", "mo_coeff" in envs and envs["mo_coeff"] is not None))
     mf.post_kernel = lambda envs: called.append(("post", envs["scf_conv"]))
-    scf_accel.accelerate(mf).run()
+    accelerate(mf).run()
     assert called == [("pre", False), ("post", True)]
 
 
@@ -178,7 +176,7 @@ def contents(path):
 
 @pytest.mark.parametrize("method", CLOSED)
 def test_checkpoint(method, tmp_path):
-    ours, stock = scf_accel.accelerate(plain(method)), plain(method)
+    ours, stock = accelerate(plain(method)), plain(method)
     ours.chkfile, stock.chkfile = str(tmp_path / "ours.chk"), str(tmp_path / "stock.chk")
     ours.run(), stock.run()
     a, b = contents(ours.chkfile), contents(stock.chkfile)
@@ -189,42 +187,42 @@ def test_checkpoint(method, tmp_path):
     np.testing.assert_allclose(data["mo_coeff"], ours.mo_coeff)
     np.testing.assert_allclose(data["mo_energy"], ours.mo_energy)
 
-    loaded = scf_accel.accelerate(plain(method)).update_from_chk(ours.chkfile)
+    loaded = accelerate(plain(method)).update_from_chk(ours.chkfile)
     np.testing.assert_allclose(loaded.mo_coeff, ours.mo_coeff)
 
-    restarted = scf_accel.accelerate(plain(method))
+    restarted = accelerate(plain(method))
     restarted.chkfile, restarted.init_guess = ours.chkfile, "chkfile"
     assert restarted.run().cycles <= 2 and abs(restarted.e_tot - ours.e_tot) < 1e-9
-    fresh = scf_accel.accelerate(plain(method))
+    fresh = accelerate(plain(method))
     assert fresh.kernel(fresh.from_chk(stock.chkfile)) == pytest.approx(stock.e_tot, abs=1e-8) and fresh.cycles <= 2
 
 
 def test_no_checkpoint_is_wanted():
-    ours = scf_accel.accelerate(plain())
+    ours = accelerate(plain())
     ours.chkfile = None
     assert ours.run().converged
 
 
 @pytest.mark.parametrize("method", CLOSED)
 def test_restart_from_orbitals_takes_one_build(method):
-    ours = scf_accel.accelerate(plain(method)).run()
+    ours = accelerate(plain(method)).run()
     energy = ours.e_tot
     assert abs(ours.kernel() - energy) < 1e-9
     assert ours.cycles == 1 and ours.converged
-    again = scf_accel.accelerate(plain(method))
+    again = accelerate(plain(method))
     assert abs(again.kernel(ours.make_rdm1()) - energy) < 1e-9 and again.cycles == 1
 
 
 def test_plain_density_matrix_as_start():
     converged = tight(plain())
-    ours = scf_accel.accelerate(plain())
+    ours = accelerate(plain())
     assert abs(ours.kernel(np.array(converged.make_rdm1())) - converged.e_tot) < 1e-8
     assert ours.cycles <= 3
 
 
 def test_restricted_density_starts_an_unrestricted_run():
     dm = np.array(tight(plain()).make_rdm1())
-    ours = scf_accel.accelerate(plain(dft.UKS))
+    ours = accelerate(plain(dft.UKS))
     assert abs(ours.kernel(np.array([dm / 2, dm / 2])) - tight(plain(dft.UKS)).e_tot) < 1e-8
 
 
@@ -236,22 +234,22 @@ def test_start_setting():
         calls.append(mf)
         return converged.make_rdm1()
 
-    ours = scf_accel.accelerate(plain(), start=start).run()
+    ours = accelerate(plain(), start=start).run()
     assert calls == [ours] and ours.cycles == 1 and abs(ours.e_tot - converged.e_tot) < 1e-8
-    ours = scf_accel.accelerate(plain(), start=converged.make_rdm1()).run()
+    ours = accelerate(plain(), start=converged.make_rdm1()).run()
     assert ours.cycles == 1
 
 
-@pytest.mark.parametrize("guess", ["minao", "atom", "1e", "huckel", "vsap"])
+@pytest.mark.parametrize("guess", ["atom", "1e", "huckel", "vsap"])
 def test_guesses(guess):
     mf = plain()
     mf.init_guess = guess
-    ours = scf_accel.accelerate(mf).run()
+    ours = accelerate(mf).run()
     assert ours.multilevel_report.fallback is None and abs(ours.e_tot - tight(plain()).e_tot) < 1e-8
 
 
 def test_log_has_one_line_a_step():
-    ours = scf_accel.accelerate(plain())
+    ours = accelerate(plain())
     ours.verbose, ours.stdout = logger.INFO, io.StringIO()
     ours.run()
     text = ours.stdout.getvalue()
@@ -262,7 +260,7 @@ def test_log_has_one_line_a_step():
 
 @pytest.mark.parametrize("verbose", [logger.QUIET, logger.WARN, logger.NOTE])
 def test_little_is_said(verbose):
-    ours = scf_accel.accelerate(plain())
+    ours = accelerate(plain())
     ours.verbose, ours.stdout = verbose, io.StringIO()
     ours.run()
     text = ours.stdout.getvalue()
@@ -270,7 +268,7 @@ def test_little_is_said(verbose):
 
 
 def test_summary():
-    ours, stock = scf_accel.accelerate(plain()).run(), tight(plain())
+    ours, stock = accelerate(plain()).run(), tight(plain())
     assert set(ours.scf_summary) == set(stock.scf_summary)
     for key, value in stock.scf_summary.items():
         assert ours.scf_summary[key] == pytest.approx(value, abs=2e-3), key
@@ -283,7 +281,7 @@ def test_summary():
 def test_the_users_convergence_aids(method, shift):
     stock = tight(plain(method))
     mf = plain(method).set(**shift)
-    ours = scf_accel.accelerate(mf).run()
+    ours = accelerate(mf).run()
     assert abs(ours.e_tot - stock.e_tot) < 1e-8
     np.testing.assert_allclose(ours.mo_energy, stock.mo_energy, atol=3e-5)  # no shift is left in them
     for key, value in shift.items():
@@ -291,16 +289,16 @@ def test_the_users_convergence_aids(method, shift):
 
 
 def test_reset_to_another_molecule():
-    ours = scf_accel.accelerate(plain()).run()
-    ours.reset(molecule("formaldehyde"))
+    ours = accelerate(plain()).run()
+    ours.reset(molecule("formaldehyde", "sto-3g"))
     ours.mo_coeff = None  # stock PySCF keeps the orbitals of the other molecule and fails
     ours.run()
-    mf = coarse_grid(dft.RKS(molecule("formaldehyde"), xc="pbe"))
+    mf = coarse_grid(dft.RKS(molecule("formaldehyde", "sto-3g"), xc="pbe"))
     assert abs(ours.e_tot - tight(mf).e_tot) < 1e-8
 
 
 def test_attributes_may_change_between_runs():
-    ours = scf_accel.accelerate(plain()).run()
+    ours = accelerate(plain()).run()
     ours.xc = "b3lyp"
     ours.run()
     mf = plain()
@@ -314,9 +312,9 @@ def test_attributes_may_change_between_runs():
     assert abs(ours.e_tot - tight(mf).e_tot) < 1e-8
 
 
-@pytest.mark.parametrize("target", ["to_uks", "to_uhf", "to_rks", "to_hf", "to_ks"])
+@pytest.mark.parametrize("target", ["to_uks", "to_uhf", "to_hf"])
 def test_conversions(target):
-    ours, stock = scf_accel.accelerate(plain()).run(), plain().run()
+    ours, stock = accelerate(plain()).run(), plain().run()
     wanted, got = getattr(stock, target)(), getattr(ours, target)()
     assert isinstance(got, type(wanted))
     np.testing.assert_allclose(np.sort(got.mo_energy), np.sort(wanted.mo_energy), atol=3e-5)
@@ -325,14 +323,14 @@ def test_conversions(target):
 
 def test_two_objects_share_nothing():
     mf = plain().density_fit()
-    a, b = scf_accel.accelerate(mf), scf_accel.accelerate(mf)
+    a, b = accelerate(mf), accelerate(mf)
     a.xc = "b3lyp"
     a.run(), b.run()
     assert abs(a.e_tot - b.e_tot) > 1e-3 and abs(b.e_tot - tight(plain().density_fit()).e_tot) < 1e-8
 
 
 def test_open_shell_run_repeats_bitwise():
-    mf = coarse_grid(dft.UKS(radical(), xc="pbe"))
+    mf = coarse_grid(dft.UKS(radical("sto-3g"), xc="pbe"))
     with lib.with_omp_threads(1):
-        energies = {scf_accel.accelerate(mf).run().e_tot for _ in range(2)}
+        energies = {accelerate(mf).run().e_tot for _ in range(2)}
     assert max(energies) - min(energies) < 1e-12
