@@ -33,7 +33,6 @@ PARTS: list[tuple[str, Any, str]] = [
     ("functional", coarse.CoarseModel, "_potential"),
     ("potential matrix", GridOrbitals, "matrix"),
     ("Coulomb", fittedjk.PackedFit, "coulomb"),
-    ("Coulomb", fittedjk.FullFit, "coulomb"),
     ("exchange", fittedjk.PackedFit, "exchange"),
     ("exchange", fittedjk.FullFit, "exchange"),
     ("diagonalisation", scf.hf.SCF, "_eigh"),

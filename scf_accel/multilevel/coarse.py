@@ -83,23 +83,19 @@ class CoarseModel:
         pairs, size = nao * (nao + 1) // 2, np.dtype(dtype).itemsize
         packed, full = naux * pairs * size, naux * nao * nao * size
         omegas = [omega for _, omega in self.terms]
-        count = len(set(omegas) | {0.0})
-        if count * packed > max_bytes:
+        others = [omega for omega in omegas if omega != 0.0]
+        need = (1 + len(others)) * packed
+        if need > max_bytes:
             raise CoarseModelError(
-                f"its integrals need {count * packed / 1e6:.0f} MB, mf.max_memory leaves {max_bytes / 1e6:.0f} MB for them; "
-                "raise mf.max_memory"
+                f"its integrals need {need / 1e6:.1f} MB and mf.max_memory leaves {max_bytes / 1e6:.1f} MB: raise it"
             )
-        roomy = bool(omegas) and len(omegas) * (full + packed) + (0.0 not in omegas) * packed < max_bytes
-
-        def fit(omega: float, unpack: bool) -> PackedFit | FullFit:
-            if shared is not None and omega == 0.0:
-                integrals = shared
-            else:
-                integrals = three_index(self.mol, auxbasis, omega, dtype)
-            return (FullFit if unpack else PackedFit)(integrals, nao, dtype)
-
-        self.exchangers = [fit(omega, roomy) for omega in omegas]
-        self.fit = self.exchangers[omegas.index(0.0)] if 0.0 in omegas else fit(0.0, False)
+        roomy = packed * (1 + bool(others)) + len(omegas) * full < max_bytes
+        own = shared if shared is not None else three_index(self.mol, auxbasis, 0.0, dtype)
+        self.fit = PackedFit(own, nao, dtype)
+        self.exchangers: list[PackedFit | FullFit] = []
+        for omega in omegas:
+            fit = self.fit if omega == 0.0 else PackedFit(three_index(self.mol, auxbasis, omega, dtype), nao, dtype)
+            self.exchangers.append(FullFit(fit.integrals, nao, dtype) if roomy else fit)
 
     def _make_orbitals(self, settings: Settings, max_bytes: float, dtype: type) -> GridOrbitals:
         grids = dft.Grids(self.mol)

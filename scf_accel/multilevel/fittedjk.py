@@ -72,7 +72,11 @@ class PackedFit:
 
 
 class FullFit:
-    """The same from integrals over all pairs, ``[nao, naux, nao]``: twice the memory, faster exchange."""
+    """``K`` from integrals over all pairs, ``[nao, naux, nao]``: twice the memory, faster.
+
+    Args:
+        integrals: ``[naux, npair]``, as for :class:`PackedFit`.
+    """
 
     def __init__(self, integrals: np.ndarray, nao: int, dtype: type = np.float32) -> None:
         naux = len(integrals)
@@ -81,22 +85,6 @@ class FullFit:
         for row in range(0, naux, ROWS):
             block = lib.unpack_tril(np.asarray(integrals[row : row + ROWS], dtype=float))
             self.integrals[:, row : row + ROWS] = block.transpose(1, 0, 2)
-
-    def coulomb(self, dm: np.ndarray, exact: bool = False) -> np.ndarray:
-        """``[nao, nao]`` J of a symmetric ``dm[nao, nao]``; ``exact``: summed in double precision, slower."""
-        dtype = np.float64 if exact else self.integrals.dtype
-        density = dm.astype(dtype)
-
-        def fit(rows: slice) -> np.ndarray:
-            block = self.integrals[rows].astype(dtype, copy=False)
-            return np.matmul(block, density[rows, :, None])[:, :, 0].sum(axis=0)
-
-        def matrix(rows: slice) -> np.ndarray:
-            return np.matmul(fitted, self.integrals[rows].astype(dtype, copy=False))
-
-        chunks = blocks(self.nao, int(CACHE_BYTES / (8.0 * self.integrals[0].size)))
-        fitted = sum(each(fit, chunks, self.threads), np.zeros(self.integrals.shape[1])).astype(dtype)
-        return np.concatenate(list(each(matrix, chunks, self.threads))).astype(float)
 
     def exchange(self, orbitals: np.ndarray) -> np.ndarray:
         """``[nao, nao]`` K of ``D = C C^T`` for ``orbitals = C[nao, n]``."""
