@@ -18,9 +18,9 @@ import numpy as np
 import scipy.linalg
 from _common import header, table
 from _molecules import all_molecules
-from _scfruns import Store, make_mol
+from _scfruns import Job, Store, in_arm, make_mol
 from pyscf import df, dft, gto, lib
-from scf_wall import Case, run_ours, run_stock
+from scf_wall import BASES, Case, fits, run_ours, run_stock
 from scf_wall_plots import measured_line
 
 from scf_accel.fitting import fit_density, make_auxmol
@@ -74,8 +74,7 @@ def fitted_density_matrix(mol: gto.Mole, dm: np.ndarray, xc: str = SURROGATE) ->
 
 def measure_starts(case: Case, number: int) -> dict[str, Any]:
     """Both solvers from each start; which solver goes first alternates."""
-    row: dict[str, Any] = {"name": case.molecule.name, "atoms": len(case.molecule.symbols()), "xc": case.xc, "basis": case.basis}
-    _, dm = run_stock(case)
+    _, dm = in_arm("stock", lambda: run_stock(case))
     fitted = fitted_density_matrix(make_mol(case.molecule.structure(), case.basis), dm)
     runs: dict[str, dict[str, Any]] = {}
     for index, name in enumerate(STARTS):
@@ -86,18 +85,22 @@ def measure_starts(case: Case, number: int) -> dict[str, Any]:
         ]
         runs[name] = {}
         for solver, run in solvers if (number + index) % 2 == 0 else solvers[::-1]:
-            runs[name][solver] = run()
+            runs[name][solver] = in_arm(solver, run)
             gc.collect()
     say = ", ".join(f"{name} {run['stock']['builds']}/{run['ours']['fine']}" for name, run in runs.items())
-    return {**row, "df": case.fit, "nao": runs["minao"]["stock"]["nao"], "starts": runs, "say": f"builds stock/ours: {say}"}
+    return {"nao": runs["minao"]["stock"]["nao"], "starts": runs, "say": f"builds stock/ours: {say}"}
 
 
-def ablation_jobs(arguments: argparse.Namespace) -> list[tuple[str, float, Callable[[], dict[str, Any]]]]:
+def ablation_jobs(arguments: argparse.Namespace) -> list[Job]:
     """One job a molecule and functional; def2-SVP with density fitting unless the command line says otherwise."""
     names = arguments.names or NAMES
     molecules = [m for m in all_molecules() if m.name in names or m.smiles in names]
-    cases = [Case(m, xc, "def2-svp", arguments.fit != "no") for m in molecules for xc in arguments.xc]
-    return [(f"starts|{case.key}", 2.5 * case.estimate(), partial(measure_starts, case, n)) for n, case in enumerate(cases)]
+    bases, fitted = arguments.basis or BASES[:1], fits(arguments, (True,))
+    cases = [Case(m, xc, basis, fit) for m in molecules for basis in bases for fit in fitted for xc in arguments.xc]
+    return [
+        Job(f"starts|{case.key}", 2.5 * case.estimate(), partial(measure_starts, case, number), case.about())
+        for number, case in enumerate(cases)
+    ]
 
 
 def starts_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +16,7 @@ from typing import Any, TypeVar
 from _common import processor
 from pyscf import dft, gto, lib
 from pyscf.data.elements import ELEMENTS
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from scf_accel.structures import Structure
 
@@ -21,8 +24,35 @@ RESULTS = Path(__file__).resolve().parent / "results"
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Job:
+    """A row to measure.
+
+    Attributes:
+        key: identifies the row in its store.
+        estimate: seconds, roughly.
+        run: measures; returns the numbers.
+        about: what the row is about (molecule, functional ...); kept in the row even if ``run`` raises.
+    """
+
+    key: str
+    estimate: float
+    run: Callable[[], dict[str, Any]]
+    about: dict[str, Any]
+
+
+class ArmError(Exception):
+    """An error in one of the runs that a row compares: ``arm`` says in which, the text what."""
+
+    def __init__(self, arm: str, error: BaseException) -> None:
+        super().__init__(error_text(error))
+        self.arm = arm
+
+
 class Store:
-    """Rows in a JSONL file, each appended at once. A last line that a kill cut short is dropped.
+    """Rows in a JSONL file, each appended at once; of two with one key the later counts.
+
+    A last line that a kill cut short does not count; it leaves the file when the next row is written.
 
     Args:
         path: of the file; made with its first row.
@@ -30,28 +60,41 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.rows: list[dict[str, Any]] = []
-        text = path.read_bytes() if path.exists() else b""
-        complete = text[: text.rfind(b"\n") + 1]
-        if complete != text:
-            os.truncate(path, len(complete))
-        for line in complete.decode("utf-8").splitlines():
+        self._rows: dict[str, dict[str, Any]] = {}
+        for line in self._complete().decode("utf-8").splitlines():
             try:
-                self.rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                print(f"{path}: a line that is no JSON is left out", flush=True)
+                row = json.loads(line)
+                self._rows[row["key"]] = row
+            except (json.JSONDecodeError, KeyError, TypeError):
+                print(f"{path}: a line that is no row is left out", flush=True)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows, in the order of their first measurement."""
+        return list(self._rows.values())
 
     def __contains__(self, key: str) -> bool:
-        return any(row["key"] == key for row in self.rows)
+        return key in self._rows
+
+    def failed(self, key: str) -> bool:
+        """Whether the row of ``key`` is an error."""
+        return "error" in self._rows.get(key, {})
 
     def append(self, row: dict[str, Any]) -> None:
         """Write ``row`` (with its ``key``) and wait until it is on the disk."""
+        line = json.dumps(row, default=lambda number: number.item()).encode("utf-8") + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            file.write(json.dumps(row, default=lambda number: number.item()).encode("utf-8") + b"\n")
+            file.truncate(len(self._complete()))
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        self.rows.append(row)
+        self._rows[row["key"]] = row
+
+    def _complete(self) -> bytes:
+        """The file up to its last line end."""
+        text = self.path.read_bytes() if self.path.exists() else b""
+        return text[: text.rfind(b"\n") + 1]
 
 
 class Budget:
@@ -77,14 +120,32 @@ class Budget:
 
 
 def commit() -> str:
-    """Short hash of the working tree's commit, with ``+`` where the package is changed."""
+    """Short hash of the commit, with ``+`` where package or benchmarks differ from it or have files that git does not know."""
     folder = Path(__file__).resolve().parents[1]
+    status = ["git", "status", "--porcelain", "--", "scf_accel", "benchmarks", ":(exclude)benchmarks/results"]
     try:
         name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "scf_accel"], cwd=folder, check=False)
+        changed = subprocess.run(status, cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return name.stdout.strip() + ("+" if changed.returncode else "")
+    return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+COMMIT = commit()  # of the code that is loaded: later commits do not change what runs
+
+
+def set_threads(threads: int) -> None:
+    """Let PySCF and every BLAS library that is loaded use ``threads`` threads, whatever the environment says; else exit."""
+    lib.num_threads(threads)
+    threadpool_limits(limits=threads, user_api="blas")
+    if (lib.num_threads(), *blas_threads()) != (threads, *[threads] * len(blas_threads())):
+        sys.exit(f"--threads {threads}: PySCF uses {lib.num_threads()} and BLAS {blas_threads()} threads")
+
+
+def blas_threads() -> list[int]:
+    """Threads of each BLAS library that is loaded and can use several (NumPy's and SciPy's; not the one in PySCF's wheel)."""
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+    return [library["num_threads"] for library in libraries if library.get("threading_layer") != "disabled"]
 
 
 def provenance() -> dict[str, Any]:
@@ -93,8 +154,9 @@ def provenance() -> dict[str, Any]:
         "date": f"{datetime.now():%Y-%m-%d %H:%M}",
         "machine": processor(),
         "threads": lib.num_threads(),
+        "blas_threads": max(blas_threads(), default=0),
         "load": round(os.getloadavg()[0], 2),
-        "commit": commit(),
+        "commit": COMMIT,
     }
 
 
@@ -124,11 +186,40 @@ def count_calls(target: Any, name: str) -> list[int]:
     return counter
 
 
-def timed(function: Callable[[], T]) -> tuple[T, float, float]:
-    """Result, wall seconds and processor seconds (all threads)."""
+def timed(function: Callable[[], T]) -> tuple[T, dict[str, Any]]:
+    """Result; wall ``seconds``, processor seconds of all threads (``cpu``), growth of the memory at its peak (``peak_mb``)."""
+    before = memory("VmRSS") if forget_peak() else None
     wall, cpu = time.perf_counter(), time.process_time()
     result = function()
-    return result, time.perf_counter() - wall, time.process_time() - cpu
+    numbers: dict[str, Any] = {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
+    peak = memory("VmHWM")
+    return result, {**numbers, "peak_mb": None if before is None or peak is None else round(peak - before)}
+
+
+def forget_peak() -> bool:
+    """Let the peak of the memory in use start anew (Linux); whether that worked."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def memory(name: str) -> float | None:
+    """A line of ``/proc/self/status``, MB; None where there is none."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), None)
+
+
+def in_arm(arm: str, function: Callable[[], T]) -> T:
+    """Result of ``function``; an error becomes one that names the ``arm``."""
+    try:
+        return function()
+    except Exception as error:
+        raise ArmError(arm, error) from error
 
 
 def error_text(error: BaseException) -> str:
@@ -136,33 +227,49 @@ def error_text(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
-def work(
-    jobs: Iterable[tuple[str, float, Callable[[], dict[str, Any]]]], store: Store, minutes: float | None, limit: int | None = None
-) -> None:
-    """Run the jobs ``(key, estimated seconds, function)`` that the store lacks, as far as the budget goes.
+def work(jobs: Iterable[Job], store: Store, minutes: float | None, limit: int | None = None, retry_failed: bool = False) -> None:
+    """Run the jobs that the store lacks (or has as errors, with ``retry_failed``), as far as the budget goes.
 
     A job that raises leaves a row with ``error``. One that does not fit the rest of the budget is passed over; cheaper
     ones that follow may still run.
     """
     jobs, budget, done, passed = list(jobs), Budget(minutes), 0, 0
-    for number, (key, estimate, function) in enumerate(jobs, start=1):
-        if key in store:
+    for number, job in enumerate(jobs, start=1):
+        if job.key in store and not (retry_failed and store.failed(job.key)):
             continue
         if limit is not None and done >= limit:
             break
-        if not budget.allows(estimate):
+        if not budget.allows(job.estimate):
             passed += 1
             continue
         before = provenance()
         start = time.perf_counter()
-        try:
-            row = function()
-        except Exception as error:
-            row = {"error": error_text(error)}
+        row = attempt(job)
         seconds = time.perf_counter() - start
-        budget.note(estimate, seconds)
-        store.append({"key": key, **before, **row, "load_after": round(os.getloadavg()[0], 2), "row_seconds": round(seconds, 2)})
+        budget.note(job.estimate, seconds)
+        after = {"load_after": round(os.getloadavg()[0], 2), "row_seconds": round(seconds, 2)}
+        store.append({"key": job.key, **before, **job.about, **row, **after})
         done += 1
         said = row.get("error") or row.get("say", "")
-        print(f"[{number}/{len(jobs)}] {key}: {seconds:.0f} s (estimate {estimate:.0f}) {said}", flush=True)
-    print(f"{done} rows measured, {passed} left for lack of time, {len(store.rows)} in {store.path}", flush=True)
+        print(f"[{number}/{len(jobs)}] {job.key}: {seconds:.0f} s (estimate {job.estimate:.0f}) {said}", flush=True)
+    failed = sum("error" in row for row in store.rows)
+    print(f"{done} rows measured, {passed} left for lack of time, {len(store.rows)} in {store.path}, {failed} failed", flush=True)
+
+
+def attempt(job: Job) -> dict[str, Any]:
+    """The numbers of a job, or its error."""
+    try:
+        return job.run()
+    except ArmError as error:
+        return {"error": str(error), "arm": error.arm}
+    except Exception as error:
+        return {"error": error_text(error), "arm": None}
+
+
+def show(jobs: Iterable[Job], store: Store) -> None:
+    """Print the jobs in their order with estimates."""
+    jobs = list(jobs)
+    for job in jobs:
+        print(f"{job.estimate:8.1f} s  {'done ' if job.key in store else ''}{job.key}")
+    left = sum(job.estimate for job in jobs if job.key not in store) / 60
+    print(f"{len(jobs)} rows, {left:.0f} minutes left (estimate)")

@@ -25,16 +25,18 @@ from typing import Any
 import numpy as np
 from _common import header, table
 from _hardcases import HardCase, hard_cases
-from _scfruns import RESULTS, Store, count_calls, make_mean_field, make_mol, timed, work
-from scf_wall import XCS, check_threads
+from _scfruns import RESULTS, Job, Store, count_calls, make_mean_field, make_mol, set_threads, show, timed, work
+from scf_wall import XCS
 from scf_wall_plots import measured_line
 
-import scf_accel
+from scf_accel.multilevel import accelerate
 
 BASIS = "def2-svp"
 MAX_CYCLE = 50
 SAME = 1e-6  # Hartree
 Row = dict[str, Any]
+# Stands in for the numbers of a run that raised an error
+FAILED: Row = {"converged": False, "energy": float("nan"), "fock": 0, "jk": 0, "seconds": 0.0, "cpu": 0.0, "s2": 0.0, "ours": {}}
 
 
 def shifted(mf: Any) -> Any:
@@ -47,7 +49,7 @@ SOLVERS: dict[str, Callable[[Any], Any]] = {
     "stock": lambda mf: mf,
     "shift + damp": shifted,
     "newton": lambda mf: mf.newton(),
-    "ours": lambda mf: scf_accel.accelerate(mf),
+    "ours": lambda mf: accelerate(mf),
 }
 
 
@@ -68,21 +70,32 @@ def measure(case: HardCase, xc: str, solver: str) -> Row:
         mf.kernel()
         return mf
 
-    mf, wall, cpu = timed(solve)
+    mf, spent = timed(solve)
     fock, jk = counters["fock"][0], counters["jk"][0]
     report = getattr(mf, "multilevel_report", None)
     ours = {} if report is None else {"coarse": report.coarse_builds, "fallback": report.fallback}
-    say = f"{'converged' if mf.converged else 'NOT converged'}, E {mf.e_tot:.8f}, {fock} Fock, {jk} J/K, {wall:.1f} s"
+    said = f"{'converged' if mf.converged else 'NOT converged'}, E {mf.e_tot:.8f}, {fock} Fock, {jk} J/K"
     return {
-        **{"name": case.name, "group": case.group, "xc": xc, "solver": solver, "say": say, "atoms": len(case.structure.numbers)},
-        **{"nao": mol.nao, "charge": mol.charge, "spin": mol.spin, "converged": bool(mf.converged), "energy": float(mf.e_tot)},
-        **{"fock": fock, "jk": jk, "seconds": wall, "cpu": cpu, "ours": ours},
+        **{"nao": mol.nao, "converged": bool(mf.converged), "energy": float(mf.e_tot), **spent},
+        **{"fock": fock, "jk": jk, "ours": ours, "say": f"{said}, {spent['seconds']:.1f} s"},
         "s2": float(mf.spin_square()[0]) if mol.spin else 0.0,
     }
 
 
-def make_jobs(xcs: Sequence[str], names: Sequence[str] | None) -> list[tuple[str, float, Callable[[], Row]]]:
-    """The solvers of a case together, cheap cases first, every group early (the group with the least estimated time next)."""
+def about(case: HardCase, xc: str, solver: str) -> Row:
+    """What a row says of its case."""
+    structure = case.structure
+    return {
+        **{"name": case.name, "group": case.group, "xc": xc, "solver": solver, "basis": BASIS},
+        **{"atoms": len(structure.numbers), "charge": structure.charge, "spin": structure.spin},
+    }
+
+
+def make_jobs(xcs: Sequence[str], names: Sequence[str] | None) -> list[Job]:
+    """The solvers of a case together, cheap cases first, every group early (the group with the least estimated time next).
+
+    Which solver goes first changes from one case and functional to the next.
+    """
     queues: dict[str, list[tuple[float, HardCase]]] = {}
     for case in hard_cases():
         if not names or case.name in names:
@@ -90,15 +103,18 @@ def make_jobs(xcs: Sequence[str], names: Sequence[str] | None) -> list[tuple[str
     for queue in queues.values():
         queue.sort(key=lambda item: item[0])
     used = dict.fromkeys(queues, 0.0)
-    jobs = []
+    jobs: list[Job] = []
+    solvers = list(SOLVERS)
     while any(queues.values()):
         group = min((name for name, queue in queues.items() if queue), key=lambda name: used[name])
         seconds, case = queues[group].pop(0)
         used[group] += seconds
         for xc in xcs:
-            for solver in SOLVERS:
+            for solver in solvers:
                 share = {"newton": 3.0, "ours": 0.5}.get(solver, 1.0)
-                jobs.append((f"{case.name}|{xc}|{solver}", share * seconds, partial(run_and_free, case, xc, solver)))
+                run = partial(run_and_free, case, xc, solver)
+                jobs.append(Job(f"{case.name}|{xc}|{solver}", share * seconds, run, about(case, xc, solver)))
+            solvers = [*solvers[1:], solvers[0]]
     return jobs
 
 
@@ -128,17 +144,19 @@ def estimate(case: HardCase) -> float:
 
 
 def by_case(rows: Sequence[Row]) -> dict[tuple[str, str, str], dict[str, Row]]:
-    """``(group, name, xc) -> solver -> row``; rows that raised have no group and are left out."""
+    """``(group, name, xc) -> solver -> row``; rows that raised count as not converged."""
     out: dict[tuple[str, str, str], dict[str, Row]] = {}
     for row in rows:
-        if "error" not in row:
-            out.setdefault((row["group"], row["name"], row["xc"]), {})[row["solver"]] = row
+        out.setdefault((row["group"], row["name"], row["xc"]), {})[row["solver"]] = {**FAILED, **row}
     return out
 
 
 def lowest_energy(runs: dict[str, Row]) -> float:
-    """Lowest energy, Hartree, of all solvers: that of a run which did not converge bounds the minimum from above, too."""
-    return min(row["energy"] for row in runs.values() if np.isfinite(row["energy"]))
+    """Lowest energy, Hartree, of all solvers: that of a run which did not converge bounds the minimum from above, too.
+
+    NaN where no run has an energy.
+    """
+    return min((row["energy"] for row in runs.values() if np.isfinite(row["energy"])), default=float("nan"))
 
 
 def reached(row: Row, runs: dict[str, Row]) -> bool:
@@ -146,12 +164,17 @@ def reached(row: Row, runs: dict[str, Row]) -> bool:
     return bool(row["converged"] and row["energy"] <= lowest_energy(runs) + SAME)
 
 
+def same_state(row: Row, stock: Row) -> bool:
+    """Whether both runs converged, and to the same energy: only then their costs compare."""
+    return bool(row["converged"] and stock["converged"] and abs(row["energy"] - stock["energy"]) <= SAME)
+
+
 def summary(cases: Sequence[dict[str, Row]]) -> list[list[str]]:
-    """A line a solver over the cases that all solvers have run. Cost ratios where both it and stock converged."""
+    """A line a solver over the cases that all solvers have run. Cost ratios where it and stock found the same energy."""
     lines = []
     for solver in SOLVERS:
         rows = [(runs[solver], runs) for runs in cases]
-        both = [(row, runs["stock"]) for row, runs in rows if row["converged"] and runs["stock"]["converged"]]
+        both = [(row, runs["stock"]) for row, runs in rows if same_state(row, runs["stock"])]
         cost = {name: [row[name] / stock[name] for row, stock in both] for name in ("fock", "jk", "seconds", "cpu")}
         count = len(rows)
         converged, lowest = sum(row["converged"] for row, _ in rows), sum(reached(row, runs) for row, runs in rows)
@@ -160,7 +183,8 @@ def summary(cases: Sequence[dict[str, Row]]) -> list[list[str]]:
         lines.append(
             [
                 *(solver, str(count), f"{converged} ({converged / count:.0%})", f"{lowest} ({lowest / count:.0%})", *ratios),
-                *(f"{sum(row['seconds'] for row, _ in rows):.0f}", str(handed) if solver == "ours" else "-"),
+                *(str(len(both)), f"{sum(row['seconds'] for row, _ in rows):.0f}", str(handed) if solver == "ours" else "-"),
+                str(sum("error" in row for row, _ in rows)),
             ]
         )
     return lines
@@ -177,7 +201,7 @@ def case_lines(cases: dict[tuple[str, str, str], dict[str, Row]]) -> list[list[s
             row = runs[solver]
             above = row["energy"] - lowest
             energy = "lowest" if above <= SAME else f"{above:+.2e}"
-            note = row["ours"].get("fallback") or ""
+            note = row.get("error") or row["ours"].get("fallback") or ""
             lines.append(
                 [
                     *(name, xc.upper(), solver, "yes" if row["converged"] else "**no**", f"{row['energy']:.8f}", energy),
@@ -189,7 +213,7 @@ def case_lines(cases: dict[tuple[str, str, str], dict[str, Row]]) -> list[list[s
 
 SUMMARY = [
     *("solver", "n", "converged", "lowest energy", "Fock / stock", "J/K / stock", "wall / stock", "CPU / stock"),
-    *("sum of seconds", "handed to stock"),
+    *("cost ratios from", "sum of seconds", "handed to stock", "failed"),
 ]
 CASES = ["molecule", "xc", "solver", "converged", "E, Eh", "above lowest, Eh", "Fock", "J/K", "s", "<S^2>", "note"]
 
@@ -202,9 +226,10 @@ def write_results(store: Store, output: Path) -> None:
         print(f"{store.path}: no case that all solvers have run, so no table")
         return
     text = header("Hard SCF cases", packages=("pyscf", "numpy"))
-    text += measured_line([row for row in store.rows if "error" not in row])
-    text += f"- {len(complete)} cases that all solvers have run\n\n" + (__doc__ or "").split("\n\n", 2)[2]
-    text += "\nCost ratios are medians over the cases where the solver and stock PySCF both converged.\n"
+    text += measured_line(store.rows)
+    failed = [row for row in store.rows if "error" in row]
+    text += f"- {len(complete)} cases that all solvers have run, {len(failed)} failed\n\n" + (__doc__ or "").split("\n\n", 2)[2]
+    text += "\nCost ratios are medians over the cases where the solver and stock PySCF converged to the same energy (1e-6 Eh).\n"
     groups = sorted({key[0] for key in complete})
     for group in ("all", *groups):
         members = [runs for key, runs in complete.items() if group in ("all", key[0])]
@@ -213,7 +238,6 @@ def write_results(store: Store, output: Path) -> None:
     for group in groups:
         members = {key: runs for key, runs in sorted(cases.items()) if key[0] == group}
         text += f"\n### {group}, case by case\n\n" + table(CASES, case_lines(members))
-    failed = [row for row in store.rows if "error" in row]
     if failed:
         text += "\n### Runs that raised an error\n\n" + table(["run", "error"], [[row["key"], row["error"]] for row in failed])
     (output / "scf_hard.md").write_text(text, encoding="utf-8")
@@ -226,6 +250,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="time budget; what is left over is measured by the next call")
     parser.add_argument("--rows", type=int, help="make at most this many runs")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the table")
+    parser.add_argument("--retry-failed", action="store_true", help="make runs again that ended in an error")
     parser.add_argument("--list", action="store_true", help="print the runs in their order with estimates, and stop")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--names", nargs="+", help="only these cases")
@@ -236,14 +261,12 @@ def main() -> None:
     if not arguments.table:
         jobs = make_jobs(arguments.xc, arguments.names)
         if arguments.list:
-            for key, seconds, _ in jobs:
-                print(f"{seconds:8.1f} s  {'done ' if key in store else ''}{key}")
-            print(f"{len(jobs)} runs, {sum(s for k, s, _ in jobs if k not in store) / 60:.0f} minutes left (estimate)")
+            show(jobs, store)
             return
-        check_threads(arguments.threads)
-        if any(key not in store for key, *_ in jobs):
+        set_threads(arguments.threads)
+        if any(job.key not in store or (arguments.retry_failed and store.failed(job.key)) for job in jobs):
             warm_up()
-        work(jobs, store, arguments.minutes, arguments.rows)
+        work(jobs, store, arguments.minutes, arguments.rows, arguments.retry_failed)
     write_results(store, arguments.output)
 
 

@@ -3,6 +3,7 @@
     python benchmarks/scf_wall.py --minutes 60       # measure (goes on where it stopped); then write table and plots
     python benchmarks/scf_wall.py --table            # only table and plots of what is measured
     python benchmarks/scf_wall.py --ablation         # start from minao, atom and the exact fitted density
+    python benchmarks/scf_wall.py --control          # stock PySCF with our integral storage and grid kernels
 
 Molecules: benchmarks/scf_molecules.smi, and a fixed draw from ../shared/data/molecules where that folder is; MMFF
 geometries. Both solvers run with PySCF's defaults (grid level 3, conv_tol 1e-9) in one process, one after the other, each
@@ -15,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,10 +24,9 @@ from typing import Any
 
 import numpy as np
 from _molecules import Molecule, all_molecules
-from _scfruns import RESULTS, Store, count_calls, make_mean_field, make_mol, timed, work
-from pyscf import lib
+from _scfruns import RESULTS, Job, Store, count_calls, in_arm, make_mean_field, make_mol, set_threads, show, timed, work
 
-import scf_accel
+from scf_accel.multilevel import accelerate
 
 XCS = ("pbe", "b3lyp")
 BASES = ("def2-svp", "def2-tzvp")
@@ -48,6 +46,14 @@ class Case:
     @property
     def key(self) -> str:
         return f"{self.molecule.smiles}|{self.xc}|{self.basis}|{'df' if self.fit else 'exact'}"
+
+    def about(self) -> dict[str, Any]:
+        """What a row says of its case."""
+        molecule = self.molecule
+        return {
+            **{"name": molecule.name, "smiles": molecule.smiles, "source": molecule.source, "atoms": len(molecule.symbols())},
+            **{"nao": molecule.functions(self.basis), "xc": self.xc, "basis": self.basis, "df": self.fit},
+        }
 
     @property
     def category(self) -> tuple[str, str, bool]:
@@ -94,8 +100,17 @@ def make_cases(molecules: Sequence[Molecule], max_nao_direct: int) -> list[tuple
     return out
 
 
-def run_stock(case: Case, start: Any = None, conv_tol: float | None = None) -> tuple[dict[str, Any], np.ndarray]:
-    """Numbers of a run of stock PySCF, and its density matrix. ``start`` is ``None``, a guess's name or a density matrix."""
+def run_stock(
+    case: Case, start: Any = None, conv_tol: float | None = None, prepare: Callable[[Any], Any] | None = None
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Numbers of a run of stock PySCF, and its density matrix.
+
+    Args:
+        case: what to run.
+        start: ``None``, a guess's name or a density matrix.
+        conv_tol: energy threshold, Hartree; None: PySCF's.
+        prepare: changes the mean-field object first; in the time.
+    """
     mol = make_mol(case.molecule.structure(), case.basis)
     calls: list[int] = []
 
@@ -107,12 +122,14 @@ def run_stock(case: Case, start: Any = None, conv_tol: float | None = None) -> t
             mf.conv_tol = conv_tol
         if isinstance(start, str):
             mf.init_guess = start
+        if prepare is not None:
+            prepare(mf)
         mf.kernel(start if isinstance(start, np.ndarray) else None)
         return mf
 
-    mf, wall, cpu = timed(solve)
-    numbers = {"seconds": wall, "cpu": cpu, "cycles": mf.cycles, "builds": calls[0], "energy": mf.e_tot, "converged": mf.converged}
-    return {**numbers, "nao": mol.nao, "incore": mf._eri is not None}, np.asarray(mf.make_rdm1())
+    mf, spent = timed(solve)
+    numbers = {"cycles": mf.cycles, "builds": calls[0], "energy": mf.e_tot, "converged": bool(mf.converged)}
+    return {**spent, **numbers, "nao": mol.nao, "incore": mf._eri is not None}, np.asarray(mf.make_rdm1())
 
 
 def run_ours(case: Case, start: Any = None) -> dict[str, Any]:
@@ -125,18 +142,19 @@ def run_ours(case: Case, start: Any = None) -> dict[str, Any]:
         mf = make_mean_field(mol, case.xc, case.fit)
         if isinstance(start, str):
             mf.init_guess = start
-        mf = scf_accel.accelerate(mf, start=start) if isinstance(start, np.ndarray) else scf_accel.accelerate(mf)
+        mf = accelerate(mf, start=start) if isinstance(start, np.ndarray) else accelerate(mf)
         calls = count_calls(mf, "get_veff")
         mf.kernel()
         return mf
 
-    mf, wall, cpu = timed(solve)
+    mf, spent = timed(solve)
     report = mf.multilevel_report
     split = {name: getattr(report, f"{name}_seconds") for name in ("start", "setup", "coarse", "fine")}
-    steps = [(step.energy, step.gradient, step.coarse_builds) for step in report.steps]
+    steps = [(step.energy, step.gradient, step.coarse_builds, step.coarse_seconds, step.fine_seconds) for step in report.steps]
     return {
-        **{"seconds": wall, "cpu": cpu, "fine": calls[0], "reported_fine": report.fine_builds, "coarse": report.coarse_builds},
+        **{**spent, "fine": calls[0], "reported_fine": report.fine_builds, "coarse": report.coarse_builds, "cycles": mf.cycles},
         **{"split": split, "steps": steps, "energy": mf.e_tot, "converged": bool(mf.converged), "fallback": report.fallback},
+        "incore": mf._eri is not None,
     }
 
 
@@ -144,20 +162,18 @@ def measure(case: Case, number: int) -> dict[str, Any]:
     """Both solvers on one case; which goes first depends on ``number``. Each frees its memory before the next starts."""
     stock_first = number % 2 == 0
     if not stock_first:
-        ours = run_ours(case)
+        ours = in_arm("ours", lambda: run_ours(case))
         gc.collect()
-    stock, dm = run_stock(case)
+    stock, dm = in_arm("stock", lambda: run_stock(case))
     gc.collect()
     if stock_first:
-        ours = run_ours(case)
+        ours = in_arm("ours", lambda: run_ours(case))
         gc.collect()
-    reference, _ = run_stock(case, start=dm, conv_tol=1e-10)
+    reference, _ = in_arm("reference", lambda: run_stock(case, start=dm, conv_tol=1e-10))
     gc.collect()
     say = f"{stock['seconds'] / ours['seconds']:.2f}x, {ours['fine']} fine, dE {ours['energy'] - reference['energy']:.1e}"
     return {
-        **{"name": case.molecule.name, "smiles": case.molecule.smiles, "source": case.molecule.source},
-        **{"atoms": len(case.molecule.symbols()), "nao": stock["nao"], "xc": case.xc, "basis": case.basis, "df": case.fit},
-        **{"first": "stock" if stock_first else "ours", "stock": stock, "ours": ours, "say": say},
+        **{"nao": stock["nao"], "first": "stock" if stock_first else "ours", "stock": stock, "ours": ours, "say": say},
         **{"reference": {"energy": reference["energy"], "converged": reference["converged"]}},
     }
 
@@ -174,9 +190,12 @@ def selected(case: Case, arguments: argparse.Namespace) -> bool:
     """Whether the command line's filters let a case pass."""
     if arguments.names and case.molecule.name not in arguments.names and case.molecule.smiles not in arguments.names:
         return False
-    if arguments.fit != "both" and case.fit != (arguments.fit == "yes"):
-        return False
-    return case.xc in arguments.xc and case.basis in arguments.basis
+    return case.fit in fits(arguments, (True, False)) and case.xc in arguments.xc and case.basis in (arguments.basis or BASES)
+
+
+def fits(arguments: argparse.Namespace, default: Sequence[bool]) -> tuple[bool, ...]:
+    """With and without density fitting, as the command line says."""
+    return {None: tuple(default), "yes": (True,), "no": (False,), "both": (True, False)}[arguments.fit]
 
 
 def parse() -> argparse.Namespace:
@@ -184,52 +203,64 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="time budget; rows that are left over are measured by the next call")
     parser.add_argument("--rows", type=int, help="measure at most this many rows")
     parser.add_argument("--table", action="store_true", help="measure nothing, write table and plots")
+    parser.add_argument("--retry-failed", action="store_true", help="measure rows again that ended in an error")
     parser.add_argument("--ablation", action="store_true", help="the starts instead of the sweep")
+    parser.add_argument("--control", action="store_true", help="stock PySCF with our storage and kernels instead of the sweep")
     parser.add_argument("--list", action="store_true", help="print the rows in their order with estimates, and stop")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-nao-direct", type=int, default=450, help="no rows without density fitting above this size")
     parser.add_argument("--names", nargs="+", help="only these molecules (name or SMILES)")
     parser.add_argument("--xc", nargs="+", default=list(XCS), choices=XCS)
-    parser.add_argument("--basis", nargs="+", default=list(BASES), choices=BASES)
-    parser.add_argument("--fit", default="both", choices=("yes", "no", "both"), help="density fitting")
+    parser.add_argument("--basis", nargs="+", choices=BASES, help="default: both; ablation and control: def2-svp")
+    parser.add_argument("--fit", choices=("yes", "no", "both"), help="density fitting; default: both; ablation and control: yes")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the rows, table and plots")
     return parser.parse_args()
 
 
-def check_threads(threads: int) -> None:
-    """Exit where the environment would give BLAS another number of threads than PySCF."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        if os.environ.get(name, str(threads)) != str(threads):
-            sys.exit(f"{name} is {os.environ[name]}, but --threads is {threads}: unset the variable or make them equal")
-    lib.num_threads(threads)
+def sweep_jobs(arguments: argparse.Namespace) -> list[Job]:
+    """One job a case."""
+    cases = make_cases(all_molecules(), arguments.max_nao_direct)
+    return [
+        Job(case.key, case.estimate(), partial(measure, case, number), case.about())
+        for case, number in cases
+        if selected(case, arguments)
+    ]
 
 
 def main() -> None:
     arguments = parse()
-    name = "scf_ablation" if arguments.ablation else "scf_wall"
-    store = Store(arguments.output / f"{name}.jsonl")
-    jobs: list[tuple[str, float, Callable[[], dict[str, Any]]]] = []
-    if not arguments.table:
-        check_threads(arguments.threads)
-        if arguments.ablation:
-            from _ablation import ablation_jobs
+    name, make_jobs = "scf_wall", sweep_jobs
+    if arguments.ablation:
+        from _ablation import ablation_jobs
 
-            jobs = ablation_jobs(arguments)
-        else:
-            cases = make_cases(all_molecules(), arguments.max_nao_direct)
-            jobs = [(c.key, c.estimate(), partial(measure, c, number)) for c, number in cases if selected(c, arguments)]
+        name, make_jobs = "scf_ablation", ablation_jobs
+    elif arguments.control:
+        from _control import control_jobs
+
+        name, make_jobs = "scf_control", control_jobs
+    store = Store(arguments.output / f"{name}.jsonl")
+    if not arguments.table:
+        jobs = make_jobs(arguments)
         if arguments.list:
-            for key, estimate, _ in jobs:
-                print(f"{estimate:8.0f} s  {'done ' if key in store else ''}{key}")
-            print(f"{len(jobs)} rows, {sum(e for k, e, _ in jobs if k not in store) / 60:.0f} minutes left (estimate)")
+            show(jobs, store)
             return
-        if any(key not in store for key, *_ in jobs):
+        set_threads(arguments.threads)
+        if any(job.key not in store or (arguments.retry_failed and store.failed(job.key)) for job in jobs):
             warm_up()
-        work(jobs, store, arguments.minutes, arguments.rows)
+        work(jobs, store, arguments.minutes, arguments.rows, arguments.retry_failed)
+    write(arguments, store)
+
+
+def write(arguments: argparse.Namespace, store: Store) -> None:
+    """The table of what is measured."""
     if arguments.ablation:
         from _ablation import write_ablation
 
         write_ablation(store, arguments.output)
+    elif arguments.control:
+        from _control import write_control
+
+        write_control(store, arguments.output)
     else:
         from scf_wall_plots import write_results
 

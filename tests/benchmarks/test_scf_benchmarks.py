@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 pytest.importorskip("pyscf")
 pytest.importorskip("rdkit")
@@ -17,6 +18,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 try:
     import _ablation
+    import _control
     import _hardcases
     import _molecules
     import _scfruns
@@ -79,24 +81,59 @@ def test_store_forgets_a_line_cut_short_and_goes_on(tmp_path: Path) -> None:
     assert [json.loads(line)["value"] for line in path.read_text().splitlines()] == [1, 3]
 
 
-def test_work_skips_what_exists_keeps_errors_and_honours_the_budget(tmp_path: Path) -> None:
-    ran = Counter()
+def test_store_changes_the_file_only_to_append_and_the_later_row_counts(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"key": "a", "error": "E"}\n{"no": "key"}\n{"key": "b", "va')
+    store = _scfruns.Store(path)
+    assert path.read_bytes().endswith(b'"va')  # another process may be writing this line
+    assert store.failed("a") and not store.failed("b")
+    store.append({"key": "a", "value": 1})
+    assert path.read_bytes().endswith(b'{"key": "a", "value": 1}\n') and b'"va\n' not in path.read_bytes()
+    assert _scfruns.Store(path).rows == [{"key": "a", "value": 1}] == store.rows
+
+
+def test_work_skips_what_exists_keeps_errors_and_honours_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran: Counter[str] = Counter()
 
     def job(name: str) -> Any:
         def run() -> dict[str, Any]:
             ran[name] += 1
             if name == "bad":
                 raise ValueError("no good\nat all")
-            return {}
+            if name == "arm" and ran[name] == 1:
+                _scfruns.in_arm("ours", lambda: 1 / 0)
+            return {"value": 1}
 
-        return name, 1000.0 if name == "long" else 0.0, run
+        return _scfruns.Job(name, 1000.0 if name == "long" else 0.0, run, {"name": name.upper(), "xc": "pbe"})
 
-    jobs = [job(name) for name in ("first", "bad", "long", "last")]
+    jobs = [job(name) for name in ("first", "bad", "arm", "long", "last")]
     for _ in range(2):
         store = _scfruns.Store(tmp_path / "rows.jsonl")
         _scfruns.work(jobs, store, minutes=1.0)
-    assert ran == {"first": 1, "bad": 1, "last": 1}
-    assert [row.get("error") for row in store.rows] == [None, "ValueError: no good", None]
+    assert ran == {"first": 1, "bad": 1, "arm": 1, "last": 1}
+    assert "2 failed" in capsys.readouterr().out
+    assert [row.get("error") for row in store.rows] == [None, "ValueError: no good", "ZeroDivisionError: division by zero", None]
+    assert [row.get("arm") for row in store.rows] == [None, None, "ours", None]
+    assert [(row["name"], row["xc"]) for row in store.rows] == [(key, "pbe") for key in ("FIRST", "BAD", "ARM", "LAST")]
+    assert {"load", "load_after", "threads", "blas_threads", "commit", "machine"} <= set(store.rows[1])
+    _scfruns.work(jobs, store, minutes=1.0, retry_failed=True)
+    assert ran == {"first": 1, "bad": 2, "arm": 2, "last": 1}
+    assert [row.get("error") for row in store.rows] == [None, "ValueError: no good", None, None]
+
+
+def test_threads_are_enforced_for_pyscf_and_blas() -> None:
+    before = _scfruns.lib.num_threads()
+    with threadpoolctl.threadpool_limits(limits=None):
+        for threads in (2, 1):
+            _scfruns.set_threads(threads)
+            assert _scfruns.lib.num_threads() == threads and set(_scfruns.blas_threads()) <= {threads}
+    _scfruns.set_threads(before)
+
+
+def test_time_and_peak_memory_of_a_run() -> None:
+    array, spent = _scfruns.timed(lambda: np.ones(6_000_000).sum() + np.ones(1000))
+    assert array[0] == 6_000_001.0 and spent["seconds"] > 0 and spent["cpu"] > 0
+    assert spent["peak_mb"] is None or 30 < spent["peak_mb"] < 200  # the 48 MB are gone again
 
 
 def wall_row(name: str, seconds: float, fit: bool = True, error: float = 0.0) -> dict[str, Any]:
@@ -147,6 +184,43 @@ def test_lowest_energy_counts_only_converged_runs_but_any_bound() -> None:
     assert [scf_hard.reached(row, runs) for row in runs.values()] == [False, False, True, False]
     lines = {line[0]: line for line in scf_hard.summary([runs])}
     assert lines["shift + damp"][2:4] == ["0 (0%)", "0 (0%)"] and lines["newton"][2:4] == ["1 (100%)", "1 (100%)"]
+
+
+def test_hard_summary_counts_errors_and_compares_costs_of_equal_energies_only() -> None:
+    runs = {name: hard_row(name, -1.0) for name in scf_hard.SOLVERS}
+    runs["newton"] |= {"energy": -1.1, "fock": 40}
+    about = {"group": "g", "name": "n", "xc": "pbe"}
+    rows = [{**about, **row} for row in runs.values() if row["solver"] != "shift + damp"]
+    rows.append({**about, "solver": "shift + damp", "error": "ValueError: no"})
+    cases = scf_hard.by_case(rows)
+    lines = {line[0]: dict(zip(scf_hard.SUMMARY, line, strict=True)) for line in scf_hard.summary(list(cases.values()))}
+    assert [lines[name]["converged"] for name in scf_hard.SOLVERS] == ["1 (100%)", "0 (0%)", "1 (100%)", "1 (100%)"]
+    assert [lines[name]["cost ratios from"] for name in scf_hard.SOLVERS] == ["1", "0", "0", "1"]
+    assert lines["newton"]["Fock / stock"] == "-" and lines["shift + damp"]["failed"] == "1"
+    assert any("ValueError: no" in line for line in scf_hard.case_lines(cases))
+    assert np.isnan(scf_hard.lowest_energy({"stock": hard_row("stock", float("nan"))}))
+
+
+def test_hard_jobs_take_turns_and_say_what_they_are_about() -> None:
+    names = [case.name for case in _hardcases.hard_cases()][:4]
+    jobs = scf_hard.make_jobs(("pbe",), names)
+    first = [jobs[4 * number].about["solver"] for number in range(4)]
+    assert sorted(first) == sorted(scf_hard.SOLVERS)
+    assert all({"name", "group", "xc", "solver", "spin"} <= set(job.about) for job in jobs)
+
+
+def test_control_runs_all_arms_to_one_energy(tmp_path: Path) -> None:
+    water = _molecules.Molecule("O", "water", True, "")
+    case = scf_wall.Case(water, "pbe", "def2-svp", True)
+    row = {"key": "k", **_scfruns.provenance(), **case.about(), **_control.measure_arms(case, 1)}
+    assert row["order"] == [*_control.ARMS[1:], _control.ARMS[0]] and list(row["arms"]) == list(_control.ARMS)
+    energies = [run["energy"] for run in row["arms"].values()]
+    assert max(energies) - min(energies) < 1e-8
+    assert list(_control.arms(scf_wall.Case(water, "pbe", "def2-svp", False))) == [_control.ARMS[0], *_control.ARMS[2:]]
+    store = _scfruns.Store(tmp_path / "scf_control.jsonl")
+    store.append(row)
+    _control.write_control(store, tmp_path)
+    assert "integrals and orbital values kept" in (tmp_path / "scf_control.md").read_text()
 
 
 def test_hard_cases_are_molecules() -> None:
