@@ -12,7 +12,7 @@ FUNCTIONALS = ["lda,vwn", "pbe", "r2scan", "b3lyp", "camb3lyp", "hse06", "LC_WPB
 
 @pytest.mark.parametrize("xc", FUNCTIONALS)
 def test_restricted_functionals(xc):
-    agree(coarse_grid(dft.RKS(molecule(), xc=xc)))
+    agree(coarse_grid(dft.RKS(molecule(basis="sto-3g"), xc=xc)))
 
 
 @pytest.mark.parametrize("xc", ["lda,vwn", "tpss", "b3lyp", "camb3lyp"])
@@ -35,7 +35,7 @@ def test_hartree_fock_of_a_radical(method):
     agree(method(radical("def2-svp")))
 
 
-@pytest.mark.parametrize("method", [scf.RHF, scf.UHF, dft.RKS, dft.UKS, scf.ROHF, dft.ROKS])
+@pytest.mark.parametrize("method", [scf.RHF, dft.RKS, dft.UKS, scf.ROHF])
 @pytest.mark.parametrize("integrals", ["fitted", "direct", "stored", "fitted_coulomb"])
 def test_integrals(method, integrals):
     restricted = method in (scf.RHF, dft.RKS)
