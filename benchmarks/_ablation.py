@@ -21,8 +21,9 @@ from _molecules import all_molecules
 from _scfruns import Job, Store, in_arm, make_mol
 from pyscf import df, dft, gto, lib
 from scf_wall import BASES, Case, fits, run_ours, run_stock
-from scf_wall_plots import measured_line
+from scf_wall_plots import category, measured_line
 
+from mlip.files import atomic_write_text
 from scf_accel.fitting import fit_density, make_auxmol
 
 NAMES = ("uracil", "nitroaniline", "aspirin", "caffeine", "nicotine")
@@ -104,22 +105,34 @@ def ablation_jobs(arguments: argparse.Namespace) -> list[Job]:
 
 
 def starts_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A line a molecule, functional and start, and the medians."""
-    columns = ["molecule", "atoms", "xc", "start", "stock builds", "stock s", "fine", "coarse", "ours s", "ratio"]
-    columns += ["ratio to stock minao", "dE to stock minao, Eh"]
+    """A line a molecule, method and start; medians by method and start, of the lines where both solvers converged."""
+    columns = ["molecule", "atoms", "method", "start", "stock builds", "stock s", "fine", "coarse", "ours s", "ratio"]
+    columns += ["ratio to stock minao", "dE to stock minao, Eh", "note"]
     lines: list[list[str]] = []
     kept: dict[tuple[str, str], list[list[float]]] = {}
-    for row in sorted(rows, key=lambda row: (row["atoms"], row["name"], row["xc"])):
+    for row in sorted(rows, key=lambda row: (row["atoms"], row["name"], category(row))):
         base = row["starts"]["minao"]["stock"]
         for name in STARTS:
             stock, ours = row["starts"][name]["stock"], row["starts"][name]["ours"]
             values = [stock["builds"], stock["seconds"], ours["fine"], ours["coarse"], ours["seconds"]]
             values += [stock["seconds"] / ours["seconds"], base["seconds"] / ours["seconds"], ours["energy"] - base["energy"]]
-            kept.setdefault((row["xc"].upper(), name), []).append(values)
-            lines.append([row["name"], str(row["atoms"]), row["xc"].upper(), name, *starts_cells(values)])
-    for (xc, name), group in sorted(kept.items(), key=lambda item: item[0][0]):
-        lines.append([f"**median of {len(group)}**", "", xc, name, *starts_cells(np.median(group, axis=0).tolist())])
+            if stock["converged"] and ours["converged"] and base["converged"]:
+                kept.setdefault((category(row), name), []).append(values)
+            note = starts_note(base, stock, ours)
+            lines.append([row["name"], str(row["atoms"]), category(row), name, *starts_cells(values), note])
+    for (method, name), group in sorted(kept.items(), key=lambda item: item[0][0]):
+        medians = starts_cells(np.median(group, axis=0).tolist())
+        lines.append([f"**median of {len(group)}**", "", method, name, *medians, ""])
     return table(columns, lines)
+
+
+def starts_note(base: dict[str, Any], stock: dict[str, Any], ours: dict[str, Any]) -> str:
+    """What did not converge, and why stock PySCF took over."""
+    notes = [] if base["converged"] else ["stock minao not converged"]
+    notes += [] if stock["converged"] else ["stock not converged"]
+    notes += [] if ours["converged"] else ["**ours not converged**"]
+    notes += [f"fallback: {ours['fallback']}"] if ours["fallback"] else []
+    return "; ".join(notes) or "converged"
 
 
 def starts_cells(values: Sequence[float]) -> list[str]:
@@ -136,11 +149,11 @@ def write_ablation(store: Store, output: Path) -> None:
         return
     text = header("What the start is worth: minao, atom, exact fitted density", packages=("pyscf", "numpy"))
     text += measured_line(rows)
-    text += f"- {rows[0]['basis']}, {'density fitting' if all(row['df'] for row in rows) else 'see the rows'}\n\n"
+    text += "\n"
     text += __doc__.split("\n\n", 1)[1] + "\n"
     text += starts_table(rows)
     failed = [row for row in store.rows if "error" in row]
     text += "".join(f"\nfailed: `{row['key']}`: {row['error']}\n" for row in failed)
-    (output / "scf_ablation.md").write_text(text, encoding="utf-8")
+    atomic_write_text(output / "scf_ablation.md", text)
     print(text)
     print(f"written: {output / 'scf_ablation.md'}")

@@ -22,6 +22,7 @@ from _scfruns import Job, Store, in_arm
 from scf_wall import BASES, Case, fits, run_ours, run_stock
 from scf_wall_plots import integrals, measured_line
 
+from mlip.files import atomic_write_text
 from scf_accel.storednumint import StoredNumInt
 
 NAMES = ("uracil", "nitroaniline", "caffeine", "nicotine")  # two sizes: 12 and 16, 24 and 26 atoms
@@ -123,6 +124,6 @@ def write_control(store: Store, output: Path) -> None:
     ordered = sorted(rows, key=lambda row: (row["atoms"], row["name"], row["xc"], not row["df"]))
     text += table(COLUMNS, [arm_line(row, name) for row in ordered for name in ARMS if name in row["arms"]])
     text += "".join(f"\nfailed: `{row['key']}`: {row['error']}\n" for row in failed)
-    (output / "scf_control.md").write_text(text, encoding="utf-8")
+    atomic_write_text(output / "scf_control.md", text)
     print(text)
     print(f"written: {output / 'scf_control.md'}")

@@ -29,6 +29,7 @@ from _scfruns import RESULTS, Job, Store, count_calls, make_mean_field, make_mol
 from scf_wall import XCS
 from scf_wall_plots import measured_line
 
+from mlip.files import atomic_write_text
 from scf_accel.multilevel import accelerate
 
 BASIS = "def2-svp"
@@ -240,7 +241,7 @@ def write_results(store: Store, output: Path) -> None:
         text += f"\n### {group}, case by case\n\n" + table(CASES, case_lines(members))
     if failed:
         text += "\n### Runs that raised an error\n\n" + table(["run", "error"], [[row["key"], row["error"]] for row in failed])
-    (output / "scf_hard.md").write_text(text, encoding="utf-8")
+    atomic_write_text(output / "scf_hard.md", text)
     print(short)
     print(f"written: {output / 'scf_hard.md'}")
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -262,9 +263,11 @@ def write(arguments: argparse.Namespace, store: Store) -> None:
 
         write_control(store, arguments.output)
     else:
-        from scf_wall_plots import write_results
+        from scf_wall_plots import category, write_results
 
-        write_results(store, arguments.output, arguments.max_nao_direct)
+        cases = make_cases(all_molecules(), arguments.max_nao_direct)
+        planned = Counter(category(case.about()) for case, _ in cases if selected(case, arguments))
+        write_results(store, arguments.output, arguments.max_nao_direct, planned)
 
 
 if __name__ == "__main__":
