@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections import Counter
@@ -136,42 +137,92 @@ def test_time_and_peak_memory_of_a_run() -> None:
     assert spent["peak_mb"] is None or 30 < spent["peak_mb"] < 200  # the 48 MB are gone again
 
 
-def wall_row(name: str, seconds: float, fit: bool = True, error: float = 0.0) -> dict[str, Any]:
-    """A row of scf_wall with a stock run of ten seconds."""
+def wall_row(name: str, seconds: float, fit: bool = True, error: float = 0.0, **changes: Any) -> dict[str, Any]:
+    """A row of scf_wall with a stock run of ten seconds; ``changes`` of our run, or of the row itself."""
     split = {"start": 0.1 * seconds, "setup": 0.1 * seconds, "coarse": 0.2 * seconds, "fine": 0.5 * seconds}
-    ours = {"seconds": seconds, "cpu": seconds, "fine": 2, "reported_fine": 2, "coarse": 10, "split": split}
-    stock = {"seconds": 10.0, "cpu": 10.0, "cycles": 12, "builds": 14, "energy": -1.0, "converged": True, "incore": not fit}
-    return {
-        **{
-            "key": f"{name}{fit}",
-            "name": name,
-            "smiles": name,
-            "atoms": 12,
-            "nao": 100,
-            "xc": "pbe",
-            "basis": "def2-svp",
-            "df": fit,
-        },
-        **{"ours": {**ours, "energy": -1.0 + error, "converged": True, "fallback": None, "steps": []}, "stock": stock},
-        **{"reference": {"energy": -1.0, "converged": True}, "first": "ours", "load": 0.5, "date": "2026-01-01 00:00"},
-        **{"machine": "m", "threads": 2, "commit": "c"},
+    steps = [[-1.0, 1e-3, 5, 0.1 * seconds, 0.3 * seconds], [-1.0, 1e-6, 5, 0.1 * seconds, 0.2 * seconds]]
+    ours = {"seconds": seconds, "cpu": seconds, "fine": 2, "reported_fine": 2, "coarse": 10, "split": split, "steps": steps}
+    ours |= {"energy": -1.0 + error, "converged": True, "fallback": None}
+    stock = {"seconds": 10.0, "cpu": 10.0, "cycles": 12, "builds": 20, "energy": -1.0, "converged": True, "incore": not fit}
+    row = {
+        "key": f"{name}{fit}",
+        "name": name,
+        "smiles": name,
+        "atoms": 12,
+        "nao": 100,
+        "xc": "pbe",
+        "basis": "def2-svp",
+        "df": fit,
     }
+    row |= {"ours": ours | {key: changes.pop(key) for key in list(changes) if key in ours}, "stock": stock}
+    row |= {"reference": {"energy": -1.0, "converged": True}, "first": "ours", "load": 0.5, "load_after": 1.0}
+    row |= {"date": "2026-01-01 00:00", "machine": "m", "threads": 2, "blas_threads": 2, "commit": "c"}
+    return row | changes
+
+
+def error_row(name: str, arm: str | None) -> dict[str, Any]:
+    """A row of scf_wall that raised."""
+    row = {key: value for key, value in wall_row(name, 1.0).items() if key not in ("ours", "stock", "reference", "first")}
+    return row | {"error": "ValueError: no", "arm": arm}
+
+
+def wall_summary(rows: list[dict[str, Any]], **planned: Any) -> dict[str, str]:
+    line = scf_wall_plots.summary_line("**all with DF**", rows, **planned)
+    return dict(zip(scf_wall_plots.SUMMARY, line, strict=True))
 
 
 def test_summary_counts_what_misses_the_targets(tmp_path: Path) -> None:
     rows = [wall_row("a", 2.0), wall_row("b", 4.0), wall_row("c", 10.0, error=2e-8), wall_row("d", 2.5, fit=False)]
     groups = scf_wall_plots.categories(rows)
-    line = dict(zip(scf_wall_plots.SUMMARY, scf_wall_plots.summary_line("df", groups["**all with DF**"]), strict=True))
-    assert (line["n"], line["median ratio"], line["smallest"], line["largest abs dE, Eh"]) == ("3", "2.50", "1.00", "2.0e-08")
+    line = wall_summary(groups["**all with DF**"], planned={"PBE/def2-svp, DF": 4, "B3LYP/def2-svp, DF": 5, "PBE/def2-svp": 9})
+    assert (line["rows measured/planned"], line["median ratio"], line["smallest"]) == ("3/9", "2.50", "1.00")
+    assert line["largest abs dE, Eh"] == "2.0e-08" and line["abs dE > 1e-08"].startswith("1 ")
     assert line["ratio < 3.0"].startswith("2 ") and line["ratio < 1.3"].startswith("1 ") and line["fine > 3"].startswith("0 ")
-    assert line["coarse / fine cost"] == "0.080"
+    assert line["coarse / our later build"] == "0.100"  # 0.02 by 0.2 of the seconds
+    assert line["coarse / stock mean build"] == "0.160"  # 0.08 s by 0.5 s
     store = _scfruns.Store(tmp_path / "scf_wall.jsonl")
-    for row in [*rows, {"key": "x", "error": "ValueError: no"}]:
+    for row in [*rows, error_row("x", "ours"), wall_row("big", 2.0, atoms=80, load_after=3.5, commit="d")]:
+        store.append(row)
+    scf_wall_plots.write_results(store, tmp_path, 450, {"PBE/def2-svp, DF": 7})
+    text = (tmp_path / "scf_wall.md").read_text()
+    assert "PBE/def2-svp, DF" in text and "in core" in text and "ValueError: no" in text and "1 failed" in text
+    assert "80 to 80" in text and "busy" in text and "2 states of the code" in text and "5/7" in text
+    assert (tmp_path / "scf_wall_ratio.png").stat().st_size > 1000 and (tmp_path / "scf_wall_split.png").stat().st_size > 1000
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".jsonl", ".md", ".png", ".png"]
+
+
+def test_summary_counts_failures_as_ratio_zero_and_leaves_out_what_has_no_stock_result() -> None:
+    rows = [wall_row("a", 2.0), wall_row("b", 2.0, converged=False), error_row("c", "ours"), error_row("d", None)]
+    line = wall_summary([*rows, error_row("e", "stock"), wall_row("f", 1.0, reference={"energy": -1.0, "converged": False})])
+    assert (line["rows measured/planned"], line["left out"], line["failed"]) == ("6/?", "2", "2")
+    assert (line["median ratio"], line["smallest"], line["largest"]) == ("0.00", "0.00", "5.00")
+    assert line["not converged or fallback"] == line["ratio < 1.3"] == "3 (75%)"
+
+
+@pytest.mark.parametrize("rows", [[error_row("a", "ours")], [error_row("a", "stock")], [wall_row("a", 1.0, error=float("nan"))]])
+def test_tables_of_nothing_but_failures(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    store = _scfruns.Store(tmp_path / "scf_wall.jsonl")
+    for row in rows:
         store.append(row)
     scf_wall_plots.write_results(store, tmp_path, 450)
-    text = (tmp_path / "scf_wall.md").read_text()
-    assert "PBE/def2-svp, DF" in text and "in core" in text and "ValueError: no" in text
-    assert (tmp_path / "scf_wall_ratio.png").stat().st_size > 1000 and (tmp_path / "scf_wall_split.png").stat().st_size > 1000
+    assert "| - |" in (tmp_path / "scf_wall.md").read_text()
+
+
+def test_ablation_table_says_what_converged_and_what_fell_back() -> None:
+    run = wall_row("a", 2.0)
+    starts = {name: {"stock": run["stock"], "ours": run["ours"]} for name in _ablation.STARTS}
+    starts["fitted"] = {"stock": run["stock"], "ours": {**run["ours"], "converged": False, "fallback": "no gain"}}
+    text = _ablation.starts_table([{**run, "starts": starts}])
+    assert "**ours not converged**; fallback: no gain" in text and text.count("| converged |") == 2
+    assert text.count("median of 1") == 2  # of the start that converged nowhere there is none
+
+
+def test_ablation_and_control_follow_the_command_line() -> None:
+    arguments = argparse.Namespace(names=["uracil"], basis=["def2-tzvp"], fit="both", xc=["pbe"])
+    for jobs in (_ablation.ablation_jobs(arguments), _control.control_jobs(arguments)):
+        assert [(job.about["basis"], job.about["df"]) for job in jobs] == [("def2-tzvp", True), ("def2-tzvp", False)]
+    default = argparse.Namespace(names=["uracil"], basis=None, fit=None, xc=["pbe"])
+    assert [job.about["basis"] for job in _ablation.ablation_jobs(default)] == ["def2-svp"]
 
 
 def hard_row(solver: str, energy: float, converged: bool = True) -> dict[str, Any]:
