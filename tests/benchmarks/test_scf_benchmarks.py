@@ -15,6 +15,8 @@ import threadpoolctl
 
 pytest.importorskip("pyscf")
 pytest.importorskip("rdkit")
+from scf_accel.multilevel import Report, Step
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 try:
@@ -24,6 +26,7 @@ try:
     import _molecules
     import _scfruns
     import scf_hard
+    import scf_profile
     import scf_wall
     import scf_wall_plots
 finally:
@@ -295,3 +298,13 @@ def test_oracle_start_is_close_to_the_converged_density() -> None:
     assert np.einsum("pq,qp", guess, mf.get_ovlp()) == pytest.approx(mol.nelectron, abs=1e-8)
     assert np.linalg.norm(guess - dm) < 0.02
     assert np.linalg.norm(mf.get_init_guess(mol, "minao") - dm) > 0.5
+
+
+@pytest.mark.parametrize("builds", [0, 1, 2])
+def test_profile_lines_of_short_runs_and_fallbacks(builds: int) -> None:
+    steps = [Step(-1.0, 1e-3, 10, 0.5, 0.4 / (number + 1)) for number in range(builds)]
+    line = scf_profile.line("pbe", 0.5, Report(steps, fallback=None if builds else "no gain"), {"DIIS": 0.1})
+    cells = dict(zip(scf_profile.HEADINGS, line, strict=True))
+    assert cells["by stock full build"] == ("0.100" if builds else "-")
+    assert cells["by our later full build"] == ("0.250" if builds == 2 else "-")
+    assert cells["note"] == ("" if builds else "stock PySCF: no gain")
