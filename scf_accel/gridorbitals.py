@@ -12,6 +12,7 @@ single-threaded matrix products that stay in the processor's cache. All quantiti
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ class GridOrbitals:
         self.threshold, self.threads = threshold, lib.num_threads()
         self.weights = np.asarray(grids.weights)
         self.points = len(self.weights)
-        self._left = float(max_bytes)
+        self._left, self._lock = float(max_bytes), threading.Lock()
         self._kept: dict[int, Block] = {}
 
     @property
@@ -91,9 +92,10 @@ class GridOrbitals:
         block = self._kept.get(start)
         if block is None:
             block = self.evaluate(start, self.dtype)
-            if block.ao.nbytes <= self._left:
-                self._left -= block.ao.nbytes
-                self._kept[start] = block
+            with self._lock:
+                if block.ao.nbytes <= self._left:
+                    self._left -= block.ao.nbytes
+                    self._kept[start] = block
         return block
 
     def density(self, dms: np.ndarray) -> np.ndarray:

@@ -127,5 +127,8 @@ def evaluate(ni: Any, xc_code: str, kind: str, rho: np.ndarray, threads: int = 1
         exc, vxc = ni.eval_xc_eff(xc_code, np.ascontiguousarray(values), deriv=1, xctype=kind, spin=spin)[:2]
         return np.asarray(exc), np.asarray(vxc).reshape(*rho.shape[:-1], part.stop - part.start)
 
-    exc, vxc = zip(*each(work, blocks(points, max(POINTS, -(-points // threads))), threads), strict=True)
+    if any(name in vars(ni) for name in ("eval_xc", "eval_xc_eff")):  # the user's own functional: as PySCF would call it
+        threads = 1
+    parts = blocks(points, points if threads == 1 else max(POINTS, -(-points // threads)))
+    exc, vxc = zip(*each(work, parts, threads), strict=True)
     return np.concatenate(exc), np.concatenate(vxc, axis=-1)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 from pyscf import lib
@@ -29,9 +31,26 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, initializer=lib.num_threads, initargs=(1,))
 
 
-def serial_blas() -> AbstractContextManager[Any]:
-    """Within, BLAS calls use one thread."""
-    return _libraries().limit(limits=1, user_api="blas")
+class _SerialBlas:
+    """The limit of one BLAS thread belongs to the whole process: first in sets it, last out restores what was."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._limit = threading.Lock(), 0, None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit = _libraries().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.restore_original_limits()  # type: ignore[attr-defined]
+
+
+serial_blas = _SerialBlas()
 
 
 @contextmanager
@@ -40,17 +59,28 @@ def serial(active: bool = True) -> Iterator[None]:
     if not active:
         yield
         return
-    with serial_blas(), lib.with_omp_threads(1):
+    with serial_blas, lib.with_omp_threads(1):
         yield
 
 
 def each(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """``work(item)`` of every item, in order, spread over ``threads`` threads."""
-    with serial_blas():
+    """``work(item)`` of every item, in order, spread over ``threads`` threads; few results wait at any time."""
+    with serial_blas:
         if threads == 1:
             yield from map(work, items)
-        else:
-            yield from _pool(os.getpid(), threads).map(work, items)
+            return
+        pool = _pool(os.getpid(), threads)
+        waiting: deque[Any] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def blocks(total: int, step: int) -> list[slice]:

@@ -72,8 +72,8 @@ class CoarseModel:
 
     def _make_integrals(self, settings: Settings, max_bytes: float, dtype: type) -> None:
         nao = self.mol.nao
-        shared = getattr(getattr(self.mf, "with_df", None), "_cderi", None)
-        shared = shared if isinstance(shared, np.ndarray) else None
+        with_df = getattr(self.mf, "with_df", None)
+        shared = with_df._cderi if isinstance(with_df, df.DF) and isinstance(with_df._cderi, np.ndarray) else None
         auxbasis = settings.auxbasis
         try:
             naux = len(shared) if shared is not None else df.addons.make_auxmol(self.mol, auxbasis).nao
@@ -96,6 +96,7 @@ class CoarseModel:
         for omega in omegas:
             fit = self.fit if omega == 0.0 else PackedFit(three_index(self.mol, auxbasis, omega, dtype), nao, dtype)
             self.exchangers.append(FullFit(fit.integrals, nao, dtype) if roomy else fit)
+        self.integral_bytes = self.fit.integrals.nbytes + sum(x.integrals.nbytes for x in self.exchangers if x is not self.fit)
 
     def _make_orbitals(self, settings: Settings, max_bytes: float, dtype: type) -> GridOrbitals:
         grids = dft.Grids(self.mol)
@@ -106,7 +107,7 @@ class CoarseModel:
             grids.atom_grid = tuple(settings.grid)
         grids.build(with_non0tab=True)
         size = COMPONENTS[self.kind] * np.dtype(dtype).itemsize
-        budget = min(max_bytes, POINTS_PER_ATOM * self.mol.natm * self.mol.nao * size)
+        budget = min(max_bytes - self.integral_bytes, POINTS_PER_ATOM * self.mol.natm * self.mol.nao * size)
         return GridOrbitals(self.mol, grids, self.kind, dtype, budget, THRESHOLD)
 
     def _potential(self, rho: np.ndarray) -> np.ndarray:

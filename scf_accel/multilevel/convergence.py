@@ -1,4 +1,4 @@
-"""When to stop: the gradient bounds the energy that is left to gain."""
+"""When to stop: the gradient tells how much energy is left to gain."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pyscf import scf
 
-SMALLEST_GAP = 0.05  # Hartree; smaller orbital-energy differences are taken as this
+SMALLEST_GAP = 0.05  # Hartree; with smaller orbital-energy differences the estimate is not to be trusted
 
 
 def fractional(mo_occ: Any) -> bool:
@@ -17,7 +17,10 @@ def fractional(mo_occ: Any) -> bool:
 
 
 def energy_left(mf: Any, mo_coeff: Any, mo_occ: Any, fock: Any, gradient: np.ndarray) -> float:
-    """Second-order estimate of the energy above the stationary point, Hartree; nan for fractional occupations.
+    """Second-order estimate of the energy above the stationary point, Hartree.
+
+    It is an estimate, not a bound: the response of the potential is left out, so soft modes are missed. nan where it makes
+    no sense: fractional occupations, gaps below ``SMALLEST_GAP``.
 
     With the orbital gradient ``g_ai`` as PySCF returns it and the diagonal of the Fock matrix for orbital energies, the
     uncoupled quasi-Newton step lowers the energy by ``sum_ai g_ai^2 / (n (e_a - e_i))``, ``n`` = 2 for restricted closed
@@ -39,6 +42,9 @@ def energy_left(mf: Any, mo_coeff: Any, mo_occ: Any, fock: Any, gradient: np.nda
             gaps.append(difference[n == 0][:, n > 0].ravel())
     gap = np.concatenate(gaps)
     gradient = np.asarray(gradient).ravel()
+    if gap.size and gap.min() < SMALLEST_GAP:
+        return float("nan")
+    share = 2.0 if restricted else 1.0
     if gap.size != gradient.size:  # a class with a gradient of its own (point-group symmetry drops pairs)
-        return float(gradient @ gradient) / (SMALLEST_GAP * (2.0 if restricted else 1.0))
-    return float(np.sum(gradient**2 / np.maximum(gap, SMALLEST_GAP))) / (2.0 if restricted else 1.0)
+        return float(gradient @ gradient) / (gap.min() * share) if gap.size else 0.0
+    return float(np.sum(gradient**2 / gap)) / share

@@ -67,7 +67,7 @@ class PackedFit:
             half = np.matmul(full, occupied).transpose(1, 0, 2).reshape(nao, -1)
             return half @ half.T
 
-        step = int(CHUNK_BYTES / (nao * (nao + count) * self.integrals.itemsize))
+        step = int(CHUNK_BYTES / self.threads / (nao * (nao + count) * self.integrals.itemsize))
         return sum(each(work, blocks(len(self.integrals), step), self.threads), np.zeros((nao, nao)))
 
 
@@ -97,7 +97,7 @@ class FullFit:
             half = np.matmul(self.integrals[:, rows], occupied).reshape(nao, -1)
             return half @ half.T
 
-        step = min(int(CHUNK_BYTES / (nao * count * self.integrals.itemsize)), -(-naux // (2 * self.threads)))
+        step = min(int(CHUNK_BYTES / self.threads / (nao * count * self.integrals.itemsize)), -(-naux // (2 * self.threads)))
         return sum(each(work, blocks(naux, step), self.threads), np.zeros((nao, nao)))
 
 

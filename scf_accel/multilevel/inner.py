@@ -17,6 +17,11 @@ STALL = 6  # cycles without halving the gradient
 SHIFT = 0.3  # level shift (Hartree) of the second attempt
 
 
+def smeared(mf: Any) -> bool:
+    """Whether occupations depend on orbital energies (PySCF's smearing)."""
+    return bool(getattr(mf, "sigma", None)) and bool(getattr(mf, "smearing_method", None))
+
+
 @dataclass(frozen=True)
 class State:
     """A density with the orbitals that make it.
@@ -91,7 +96,7 @@ def solve(problem: Problem, base: np.ndarray, reference: Reference, state: State
 
 def _solve(problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, cycles: int) -> Solution:
     first = _diis(problem, base, reference, state, tol, cycles)
-    if first.gradient <= max(tol, 1e-3):
+    if first.gradient <= max(tol, 1e-3) or smeared(problem.mf):  # a shift would move smeared occupations
         return first
     level_shift = problem.mf.level_shift
     try:
@@ -114,6 +119,8 @@ def _diis(
     for cycle in range(cycles):
         potential = base + problem.model.increment(state.dms, state.exchange, reference)
         builds += 1
+        if not np.isfinite(potential).all():
+            break
         if state.mo_coeff is not None:
             gradient = problem.gradient(state, problem.fock(potential, state))
             if gradient < best.gradient:

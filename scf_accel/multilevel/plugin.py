@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from pyscf import dft, lib, scf
+import numpy as np
+from pyscf import df, dft, lib, scf
 from pyscf.dft import numint
 from pyscf.lib import logger
 from pyscf.soscf import newton_ah
@@ -45,11 +46,20 @@ def no_gain(mf: Any) -> str | None:
     """Why a coarse Fock matrix would not be cheaper than a full one; None if it is."""
     if isinstance(mf, dft.rks.KohnShamDFT):
         return None
-    if getattr(mf, "with_df", None) is not None:
+    if isinstance(getattr(mf, "with_df", None), df.DF):
         return "density-fitted Hartree-Fock (a full Fock matrix costs no more than a coarse one)"
     if mf.mol.nao < SMALL_IN_CORE and (mf._eri is not None or mf._is_mem_enough()):
         return f"in-core Hartree-Fock with fewer than {SMALL_IN_CORE} orbitals (a full Fock matrix costs no more than a coarse one)"
     return None
+
+
+def not_asked_for(mf: Any, kwargs: dict[str, Any]) -> str | None:
+    """What makes this call one for PySCF's own driver."""
+    if any(base.__name__ == "HF1e" for base in type(mf).__mro__):
+        return "one electron: PySCF diagonalises once"
+    if mf.max_cycle <= 0:
+        return "max_cycle = 0: no SCF"
+    return f"keyword arguments of PySCF's driver: {', '.join(kwargs)}" if kwargs else None
 
 
 class _Multilevel(_Base):
@@ -61,6 +71,10 @@ class _Multilevel(_Base):
 
     def __init__(self, mf: Any, settings: Settings) -> None:
         self.__dict__.update(mf.__dict__)
+        self.scf_summary: dict[str, Any] = {}
+        for name in ("grids", "nlcgrids", "with_df"):  # reset() and build() of one object must not reach the other
+            if isinstance(self.__dict__.get(name), lib.StreamObject):
+                self.__dict__[name] = self.__dict__[name].copy()
         self.multilevel = settings
         self.multilevel_report = Report()
 
@@ -78,32 +92,35 @@ class _Multilevel(_Base):
     def scf(self, dm0: Any = None, **kwargs: Any) -> float:
         """SCF main driver; ``dm0``: density matrix to start from. Returns the total energy, Hartree."""
         self.multilevel_report = report = Report()
-        report.fallback = unsupported(self)
-        one_electron = any(base.__name__ == "HF1e" for base in type(self).__mro__)  # PySCF diagonalises once
-        if report.fallback or kwargs or self.max_cycle <= 0 or one_electron:
-            if report.fallback:
-                logger.warn(self, "multilevel SCF does not cover %s: stock PySCF runs", report.fallback)
-            return super().scf(self._start(dm0), **kwargs)
-        if not self.multilevel.always and (reason := no_gain(self)):
-            report.fallback = reason
+        start = self._start(dm0)
+        reason = unsupported(self) or ("complex density matrices" if np.iscomplexobj(start) else None)
+        if reason:
+            logger.warn(self, "multilevel SCF does not cover %s: stock PySCF runs", reason)
+        elif not self.multilevel.always and (reason := no_gain(self)):
             logger.note(self, "multilevel SCF is left out for %s: stock PySCF runs", reason)
-            return super().scf(self._start(dm0), **kwargs)
+        report.fallback = reason or not_asked_for(self, kwargs)
+        if report.fallback:
+            return super().scf(start, **kwargs)
         started = logger.process_clock(), logger.perf_counter()
         self.dump_flags()
         self.build(self.mol)
-        start = self._start(dm0)
-        try:
-            with stored_values(self):
-                result = Solver(self, self.multilevel, report, start).kernel()
-        except (CoarseModelError, HandOver) as problem:
-            report.fallback = str(problem)
-            logger.warn(self, "multilevel SCF: %s: stock PySCF goes on", problem)
-            best = getattr(problem, "dm", None)
+        result, best = self._solve(start, report)
+        if result is None:
             return self._stock(start if best is None else best)
         self.converged, self.e_tot, self.mo_energy, self.mo_coeff, self.mo_occ = result
         logger.timer(self, "SCF", *started)
         self._finalize()
         return self.e_tot
+
+    def _solve(self, start: Any, report: Report) -> tuple[Any, Any]:
+        """The solver's result, or None and the best density matrix so far (None if it is worth nothing)."""
+        try:
+            with stored_values(self):
+                return Solver(self, self.multilevel, report, start).kernel(), None
+        except (CoarseModelError, HandOver) as problem:
+            report.fallback, best = str(problem), getattr(problem, "dm", None)
+            logger.warn(self, "multilevel SCF: %s: stock PySCF goes on", problem)
+        return None, best
 
     def kernel(self, dm0: Any = None, **kwargs: Any) -> float:
         """Another name of :meth:`scf`."""
@@ -163,6 +180,9 @@ def accelerate(mf: Any, **settings: Any) -> Any:
     Restricted, unrestricted and restricted open-shell Hartree-Fock and Kohn-Sham objects of molecules are covered; any
     other runs as stock PySCF with one warning, and so does, with a note, Hartree-Fock where its Fock matrix is cheap
     already (density-fitted, or in-core and small). ``mf.undo_accelerate()`` gives the plain object back.
+
+    Without effect here: ``diis``, ``DIIS``, ``diis_space``, ``diis_damp`` (the coarse solves use commutator DIIS) and
+    ``conv_check`` (the full gradient belongs to the very density that is returned).
 
     Args:
         mf: PySCF mean-field object.

@@ -28,7 +28,7 @@ class Settings:
     max_inner: int = 40
     max_outer: int = 10
     always: bool = False
-    start: Any = None
+    start: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Report:
 
     Attributes:
         steps: the outer steps.
-        start_seconds: core Hamiltonian, overlap, guess.
+        start_seconds: core Hamiltonian, overlap, guess; the object's own fitting integrals, if it fits.
         setup_seconds: the coarse model: grid, orbital values, fitting integrals.
         fallback: why stock PySCF did (the rest of) the work, or None.
     """

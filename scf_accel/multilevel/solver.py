@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from pyscf import scf
+from pyscf import df, scf
 from pyscf.lib import logger
 from pyscf.scf import chkfile
 
@@ -78,9 +78,10 @@ class Solver:
         self.s1e, self.h1e = mf.get_ovlp(self.mol), mf.get_hcore(self.mol)
         self.x_orth = mf.check_linear_dependency(self.s1e, self.log)
         dm = mf.get_init_guess(self.mol, mf.init_guess, s1e=self.s1e) if dm0 is None else dm0
+        self.reoccupied: inner.State | None = None
         self._build_fitting()
         report.start_seconds = time.perf_counter() - started
-        exact = self.conv_tol_grad < TIGHT or bool(getattr(mf, "sigma", None))  # smearing: energy of first order
+        exact = self.conv_tol_grad < TIGHT or inner.smeared(mf)  # then the energy is of first order in the gradient
         self._build_model(np.float64 if exact else np.float32)
         self.state = self._first_state(dm, dm0 is not None)
         report.setup_seconds = time.perf_counter() - started - report.start_seconds
@@ -89,7 +90,7 @@ class Solver:
     def _build_fitting(self) -> None:
         """Stock PySCF computes the fitted integrals of J anew in each cycle; here they are kept if they fit."""
         with_df = getattr(self.mf, "with_df", None)
-        if with_df is None or with_df._cderi is not None:
+        if not isinstance(with_df, df.DF) or with_df._cderi is not None:
             return
         pairs = self.mol.nao * (self.mol.nao + 1) // 2
         if 8 * with_df.get_naoaux() * pairs < 0.5 * available_bytes(self.mf):
@@ -98,6 +99,8 @@ class Solver:
     def _build_model(self, dtype: type) -> None:
         quiet = self.mf.copy()
         quiet.verbose = 0
+        if inner.smeared(quiet):
+            quiet.level_shift = 0.0  # it would move the occupations
         model = CoarseModel(self.mf, self.settings, 0.6 * available_bytes(self.mf), dtype)
         self.problem = inner.Problem(quiet, self.h1e, self.s1e, self.x_orth, model)
         self.refinable = dtype is np.float32
@@ -115,23 +118,30 @@ class Solver:
 
     def _first_state(self, dm: Any, given: bool) -> inner.State:
         """The state of the guess; with orbitals where a given ``dm`` brings some that belong to this geometry."""
-        mo_coeff, mo_occ = getattr(dm, "mo_coeff", None), getattr(dm, "mo_occ", None)
-        if given and isinstance(mo_coeff, np.ndarray) and mo_occ is not None and mo_coeff.shape[-2] == self.mol.nao:
-            norms = np.einsum("...pi,pq,...qi->...i", mo_coeff, self.s1e, mo_coeff, optimize=True)
-            if np.allclose(norms, 1.0, atol=1e-8) and self._electrons_fit(mo_occ):
-                return self.problem.state(None, mo_coeff, mo_occ)
         dms = self.problem.stacked(dm)
+        if given and not inner.smeared(self.mf):
+            mo_coeff, mo_occ = getattr(dm, "mo_coeff", None), getattr(dm, "mo_occ", None)
+            if isinstance(mo_coeff, np.ndarray) and self._belong(mo_coeff, mo_occ, dms):
+                return self.problem.state(None, mo_coeff, mo_occ)
         values, vectors = np.linalg.eigh(self.s1e)
+        values = np.maximum(values, 1e-12)
         half, inverse = (vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T
-        plain = not isinstance(self.mf, scf.rohf.ROHF) and not self.mol.symmetry
-        if given and plain and self.x_orth.shape[1] == self.mol.nao:
-            orbitals = determinant(dms, half, inverse)
-            if orbitals is not None:
-                mo_coeff, mo_occ = map(self.problem.shaped, orbitals)
-                if self._electrons_fit(mo_occ):
-                    return self.problem.state(None, mo_coeff, mo_occ)
+        plain = not isinstance(self.mf, scf.rohf.ROHF) and not self.mol.symmetry and not inner.smeared(self.mf)
+        orbitals = determinant(dms, half, inverse) if given and plain and self.x_orth.shape[1] == self.mol.nao else None
+        if orbitals is not None:
+            mo_coeff, mo_occ = map(self.problem.shaped, orbitals)
+            if self._electrons_fit(mo_occ):
+                return self.problem.state(None, mo_coeff, mo_occ)
         exchange = self.problem.model.exchange(factors(dms, half, inverse)) if self.problem.model.terms else None
         return inner.State(dms, exchange)
+
+    def _belong(self, mo_coeff: np.ndarray, mo_occ: Any, dms: np.ndarray) -> bool:
+        """Whether these orbitals make the density matrices and are orthonormal at this geometry."""
+        if mo_occ is None or mo_coeff.shape[-2] != self.mol.nao or not self._electrons_fit(mo_occ):
+            return False
+        made = self.problem.stacked(self.mf.make_rdm1(mo_coeff, mo_occ))
+        norms = np.einsum("...pi,pq,...qi->...i", mo_coeff, self.s1e, mo_coeff, optimize=True)
+        return made.shape == dms.shape and np.allclose(made, dms, atol=1e-8) and np.allclose(norms, 1.0, atol=1e-8)
 
     def _electrons_fit(self, mo_occ: np.ndarray) -> bool:
         """Whether the occupations are those of this molecule's charge and spin."""
@@ -152,7 +162,7 @@ class Solver:
         if mf.chkfile:
             chkfile.save_mol(self.mol, mf.chkfile)
         mf.pre_kernel(self._environment())
-        last, best, slow, tol = None, None, 0, np.inf
+        last, best, slow, tol, fresh = None, None, 0, np.inf, False
         for cycle in range(mf.max_cycle):
             started = time.perf_counter()
             if not anchors.points:
@@ -161,6 +171,8 @@ class Solver:
                 start = anchors.extrapolate()
                 reference = self.problem.model.reference(start.dms, start.exchange)
                 solution = inner.solve(self.problem, start.potential, reference, self.state, tol, self.settings.max_inner)
+            if solution.state.mo_coeff is None:
+                raise HandOver("the coarse model gives no finite potential", None)
             self.state = solution.state
             middle = time.perf_counter()
             point = self._full(last)
@@ -169,6 +181,8 @@ class Solver:
             converged, point = self._finish_step(cycle, point, last, step)
             if converged:
                 break
+            if self.reoccupied is not None:
+                best, slow = None, 0
             slow = 0 if best is None or point.norm_gorb < 0.5 * best.norm_gorb else slow + 1
             best = point if best is None or point.norm_gorb < best.norm_gorb else best
             hopeless = not np.isfinite(point.e_tot) or slow >= PATIENCE or cycle + 1 >= self.settings.max_outer
@@ -178,9 +192,16 @@ class Solver:
             if cycle > 0 and self.refinable and solution.gradient > 2.0 * tol:
                 self._refine_model()
                 anchors = Anchors()
+            if fresh:
+                anchors = Anchors()
             anchors.add(self._anchor(point))
+            fresh = self.reoccupied is not None  # the point of other occupations serves once, as the reference
+            if self.reoccupied is not None:
+                self.state, self.reoccupied = self.reoccupied, None
             tol = max(min(0.25 * self.conv_tol_grad, 0.1 * point.norm_gorb), 1e-3 * point.norm_gorb)
             last = point
+        if not converged:
+            point = self._canonical(point)
         mf.post_kernel(self._environment(point, cycle=cycle, scf_conv=converged))
         return converged, point.e_tot, point.mo_energy, point.mo_coeff, point.mo_occ
 
@@ -217,7 +238,7 @@ class Solver:
         mf = self.mf
         mf.cycles = cycle + 1
         self.report.steps.append(step)
-        change = np.inf if last is None else point.e_tot - last.e_tot
+        change = point.e_tot if last is None else point.e_tot - last.e_tot
         norm_ddm = float(np.linalg.norm(np.asarray(point.dm) - (0 if last is None else np.asarray(last.dm))))
         self.log.info(
             "multilevel step %d  E= %.15g  delta_E= %4.3g  |g|= %4.3g  |ddm|= %4.3g  coarse: %d builds %.2f s  full: %.2f s",
@@ -232,6 +253,7 @@ class Solver:
             converged = bool(mf.check_convergence(self._environment(point, scf_conv=converged, **extra)))
         if converged:
             point = self._canonical(point)
+            converged = self._occupations_hold(point)
         envs = self._environment(point, scf_conv=converged, **extra)
         if mf.chkfile:
             mf.dump_chk(envs)
@@ -247,6 +269,15 @@ class Solver:
             return replace(point, mo_energy=energies)
         mo_energy, mo_coeff = self.mf.canonicalize(point.mo_coeff, point.mo_occ, point.fock)
         return replace(point, mo_energy=mo_energy, mo_coeff=mo_coeff)
+
+    def _occupations_hold(self, point: Point) -> bool:
+        """Whether the object would occupy the orbitals of the full Fock matrix as they are; if not, go on from its choice."""
+        chosen = self.mf.get_occ(point.mo_energy, point.mo_coeff)
+        if np.allclose(np.asarray(chosen), np.asarray(point.mo_occ), atol=1e-4):
+            return True
+        self.log.info("multilevel SCF: the occupations change; going on")
+        self.reoccupied = self.problem.state(point.mo_energy, point.mo_coeff, chosen)
+        return False
 
     def _anchor(self, point: Point) -> Anchor:
         """The full operator at ``point``; the residual is the commutator of its Fock matrix in an orthonormal basis."""
