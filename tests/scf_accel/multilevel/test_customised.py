@@ -106,7 +106,7 @@ def test_restart(name):
     ours = accelerate(RESTARTED[name]()).run()
     energy, orbital_energies = ours.e_tot, np.array(ours.mo_energy)
     ours.kernel()
-    assert ours.converged and ours.cycles <= (3 if name in ("smearing", "solvent") else 1)
+    assert ours.converged and ours.cycles <= {"smearing": 5, "solvent": 3}.get(name, 1)
     assert abs(ours.e_tot - energy) < 1e-9
     np.testing.assert_allclose(ours.mo_energy, orbital_energies, atol=3e-5)
 
