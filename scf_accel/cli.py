@@ -123,6 +123,8 @@ def run(
 ) -> None:
     """Run one SCF calculation with a live table: energy, orbitals, dipole, forces. Needs no choice but the file.
 
+    The multilevel solver (scf_accel.accelerate) is the default; it reaches stock PySCF's energy. --stock leaves it out.
+
     Example: scf-accel run molecule.xyz --xc b3lyp --basis def2-tzvp --density-fit --forces --json result.json
     """
     from scf_accel.runscf import RunRequest, run_command

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlip.errors import UserError
+from scf_accel.theory import check_functional, core_potential
 
 if TYPE_CHECKING:
     from pyscf import gto
@@ -23,7 +24,6 @@ HARTREE_TO_EV = 27.211386245988  # CODATA 2018; ase.units (CODATA 2014) differs 
 BOHR_TO_ANGSTROM = 0.529177210903
 SOLVERS = ("multilevel", "diis")
 COULOMB_ONLY = {"weigend", "weigend+etb", "weigendcfit"}  # PySCF's other names of def2-universal-jfit
-LAST_ALL_ELECTRON = 36  # def2 basis sets carry an effective core potential beyond Kr
 
 
 class LabelError(UserError):
@@ -85,12 +85,12 @@ class LabelSettings:
 
 def check_theory(settings: LabelSettings) -> None:
     """Raise :class:`LabelError` for a functional or basis that PySCF does not know, before any work starts."""
-    from pyscf import dft, gto
+    from pyscf import gto
 
     try:
-        dft.libxc.parse_xc(settings.xc)
-    except (KeyError, ValueError) as error:
-        raise LabelError(f"--xc {settings.xc}: PySCF does not know this functional ({error})") from error
+        check_functional(settings.xc)
+    except UserError as error:
+        raise LabelError(str(error)) from error
     for option, name in (("--basis", settings.basis), ("--auxbasis", settings.auxbasis)):
         try:
             with warnings.catch_warnings():
@@ -122,10 +122,8 @@ class Labels:
     seconds: float = 0.0
 
 
-def make_molecule(
-    numbers: np.ndarray, positions: np.ndarray, charge: int, spin: int, settings: LabelSettings
-) -> gto.Mole:
-    """The PySCF molecule; positions in Angstrom, ``spin`` = N_alpha - N_beta."""
+def make_molecule(numbers: np.ndarray, positions: np.ndarray, charge: int, spin: int, settings: LabelSettings) -> gto.Mole:
+    """The PySCF molecule, with the core potentials of its basis; positions in Angstrom, ``spin`` = N_alpha - N_beta."""
     from pyscf import gto
 
     mol = gto.Mole()
@@ -133,9 +131,11 @@ def make_molecule(
     mol.unit = "Angstrom"
     mol.basis = settings.basis
     mol.charge, mol.spin, mol.verbose = int(charge), int(spin), 0
-    heavy = {gto.mole._symbol(int(z)) for z in numbers if z > LAST_ALL_ELECTRON}
-    if heavy:
-        mol.ecp = dict.fromkeys(heavy, settings.basis)
+    symbols = sorted({gto.mole._symbol(int(z)) for z in numbers})
+    try:
+        mol.ecp = {symbol: found for symbol in symbols if (found := core_potential(settings.basis, symbol))}
+    except UserError as error:
+        raise LabelError(str(error)) from error
     electrons = int(np.sum(numbers)) - charge
     if (electrons - spin) % 2 or spin > electrons:
         raise LabelError(f"{spin} unpaired electrons are impossible with {electrons} electrons; change charge or spin")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,13 @@ import numpy as np
 from mlip.errors import DataError, StructureError, UserError
 from scf_accel.labels import COULOMB_ONLY
 from scf_accel.structures import SMILES_SUFFIXES, Structure, lowest_spin
+from scf_accel.theory import check_functional, core_potential, load_basis
 
 if TYPE_CHECKING:
     from ase import Atoms
     from pyscf import gto
 
 CLOSEST = 0.1  # Angstrom; nearer nuclei are a broken file, not a molecule
-BASIS_HINT = "such as def2-svp (H to Rn)"
 
 
 class Notes(io.StringIO):
@@ -161,16 +159,7 @@ def check_theory(theory: Theory) -> None:
     from pyscf.dft import libxc
 
     if not theory.hartree_fock:
-        try:
-            if not theory.xc.strip(" ,"):
-                raise ValueError("the name is empty")
-            libxc.parse_xc(theory.xc)
-        except NotImplementedError as error:
-            raise UserError(f"--xc {theory.xc}: {error}") from error
-        except (KeyError, ValueError) as error:
-            names = {name.lower() for name in (*libxc.XC_CODES, *libxc.XC_ALIAS)}
-            hint = _near(theory.xc, names) or "use PySCF's names, such as pbe, b3lyp, wb97x-v or hf"
-            raise UserError(f"--xc {theory.xc}: PySCF does not know this functional; {hint}") from error
+        check_functional(theory.xc)
     elif theory.grid_level is not None:
         raise UserError("--xc hf has no integration grid; leave --grid-level away")
     if not 0 < theory.conv_tol < np.inf:
@@ -184,45 +173,6 @@ def check_theory(theory: Theory) -> None:
             f"--xc {theory.xc} has exact exchange and --auxbasis {theory.auxbasis} fits the Coulomb term only; "
             "give one for both, such as --auxbasis def2-universal-jkfit"
         )
-
-
-def _near(name: str, names: Any) -> str:
-    found = difflib.get_close_matches(re.sub(r"[-_ ]", "", name.lower()), sorted(names), n=3)
-    return f"did you mean {' or '.join(found)}?" if found else ""
-
-
-def load_basis(option: str, name: str, symbol: str) -> None:
-    """Raise :class:`UserError` if PySCF has no functions of the basis for an element."""
-    from pyscf import gto
-
-    if re.match(r"gth", name.lower()):
-        raise UserError(f"{option} {name}: GTH sets belong to the pseudopotentials of periodic codes; give one {BASIS_HINT}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # PySCF's advice to install more packages
-            gto.basis.load(name, symbol)
-    except Exception as error:
-        if "not found for" in str(error):
-            raise UserError(f"{option} {name} has no functions for {symbol}; give a basis that has, {BASIS_HINT}") from error
-        hint = _near(name, gto.basis.ALIAS) or f"give one {BASIS_HINT}"
-        raise UserError(f"{option} {name}: PySCF does not know this basis set; {hint}") from error
-
-
-def core_potential(basis: str, symbol: str) -> Any:
-    """The effective core potential that a basis set is made for, in PySCF's internal format; None for all electrons."""
-    from pyscf import gto
-
-    plain = re.sub(r"[-_ ]", "", basis.lower())
-    family = re.match(r"(bfd|ccecp\w*?)(?:aug)?(?:cc)?p?v[dtq56]z$", plain)  # these name their potential differently
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            potential = gto.basis.load_ecp(family[1] if family else basis, symbol)
-    except Exception:
-        potential = None
-    if family and not potential:
-        raise UserError(f"--basis {basis}: PySCF has no core potential of this family for {symbol}")
-    return potential or None
 
 
 def make_molecule(structure: Structure, theory: Theory, notes: Notes | None = None) -> gto.Mole:

@@ -81,11 +81,11 @@ def describe(mf: Any, structure: Structure, theory: Theory, request: RunRequest,
 
 
 def collect(outcome: Outcome, structure: Structure, theory: Theory, request: RunRequest, threads: int) -> dict[str, Any]:
-    """Everything about the run as plain numbers and words; the keys say the units."""
+    """Everything about the run as plain numbers and words; the keys say the units. None for what is not finite."""
     mf = outcome.mf
     moment = dipole(mf)
     squared = float(mf.spin_square()[0]) if mf.mol.spin else 0.0
-    return {
+    results = {
         "format_version": FORMAT_VERSION,
         "structure": {
             "file": str(request.structure),
@@ -111,8 +111,8 @@ def collect(outcome: Outcome, structure: Structure, theory: Theory, request: Run
         "solver": "stock" if request.stock else "multilevel",
         "fallback": outcome.fallback,
         "converged": bool(mf.converged),
-        "energy_hartree": _finite(mf.e_tot),
-        "energy_ev": _finite(mf.e_tot * HARTREE_TO_EV),
+        "energy_hartree": float(mf.e_tot),
+        "energy_ev": float(mf.e_tot * HARTREE_TO_EV),
         "orbitals": frontier(mf),
         "spin_squared": squared,
         "dipole_debye": moment.tolist(),
@@ -127,13 +127,23 @@ def collect(outcome: Outcome, structure: Structure, theory: Theory, request: Run
         "warnings": outcome.warnings,
         "versions": versions(),
     }
+    return finite_only(results)
+
+
+def finite_only(value: Any) -> Any:
+    """``value`` with None for every number in it, however deep, that is not finite: JSON has no other word for it."""
+    if isinstance(value, dict):
+        return {key: finite_only(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_only(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _step(row: Row) -> dict[str, Any]:
     return {
-        "energy_hartree": _finite(row.energy),
+        "energy_hartree": row.energy,
         "energy_change_hartree": row.change,
-        "gradient": _finite(row.gradient),
+        "gradient": row.gradient,
         "error_estimate_hartree": row.error_estimate,
         "coarse_builds": row.coarse_builds,
         "coarse_seconds": row.coarse_seconds,
@@ -175,10 +185,12 @@ def summary(results: dict[str, Any]) -> list[str]:
         f"dipole            {number(results['dipole_norm_debye'], 4)} D",
     ]
     if results["structure"]["unpaired_electrons"]:
-        lines.append(f"<S^2>             {results['spin_squared']:.4f}")
+        lines.append(f"<S^2>             {number(results['spin_squared'], 4)}")
     if results["forces_ev_per_angstrom"] is not None:
-        largest = max(math.hypot(*force) for force in results["forces_ev_per_angstrom"])
-        lines.append(f"largest force     {largest:.5f} eV/Angstrom ({seconds['forces']:.1f} s)")
+        forces = results["forces_ev_per_angstrom"]
+        known = all(component is not None for force in forces for component in force)
+        largest = number(max(math.hypot(*force) for force in forces) if known else None, 5)
+        lines.append(f"largest force     {largest} eV/Angstrom ({seconds['forces']:.1f} s)")
     parts = f"start {seconds['start']:.2f}, "
     if not stock:
         parts += f"coarse {seconds['coarse_setup'] + seconds['coarse']:.2f} (setup {seconds['coarse_setup']:.2f}), "

@@ -9,8 +9,10 @@ import json
 import os
 import sys
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -51,7 +53,15 @@ class RunRequest:
 
 @dataclass
 class Seconds:
-    """Wall time: all of the SCF, and the part of the start (guess, core Hamiltonian), coarse model, full-cost builds."""
+    """Wall time: all of the SCF, and disjoint parts of it.
+
+    Attributes:
+        total: of the SCF.
+        start: guess, core Hamiltonian (stock PySCF: all before its first Fock matrix).
+        coarse_setup, coarse: the coarse model, and its solutions.
+        fine: full-cost Fock matrices of both solvers.
+        forces: not in the total.
+    """
 
     total: float = 0.0
     start: float = 0.0
@@ -62,7 +72,7 @@ class Seconds:
 
     @property
     def other(self) -> float:
-        return max(0.0, self.total - self.start - self.coarse_setup - self.coarse - self.fine)
+        return self.total - self.start - self.coarse_setup - self.coarse - self.fine
 
     def as_dict(self) -> dict[str, float | None]:
         return {**asdict(self), "other": self.other}
@@ -75,7 +85,7 @@ class Outcome:
     Attributes:
         mf: the PySCF object.
         rows: the steps.
-        fine_builds: full-cost Fock matrices.
+        fine_builds: full-cost Fock matrices, those of stock PySCF after a fallback included.
         fallback: why stock PySCF did (the rest of) the work, or None.
         seconds: wall times.
         forces: ``[n, 3]`` eV/Angstrom, or None with ``no_forces`` saying why they are missing.
@@ -106,6 +116,44 @@ def limit_pyscf(threads: int | None) -> int:
     return int(lib.num_threads())
 
 
+class Checkpoint(AbstractContextManager["Checkpoint"]):
+    """PySCF's checkpoint; one that exists is replaced at the end, and only if there are orbitals to put in its place.
+
+    Args:
+        path: of the checkpoint, or None.
+
+    Attributes:
+        working: the file that PySCF shall write to: ``path``, or ``path`` with ``.partial`` where that exists.
+        written: whether orbitals of this run are in ``path`` (after the context).
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.working, self.written = path, path, False
+        if path is not None and path.exists():
+            self.working = path.with_name(path.name + ".partial")
+            self.working.unlink(missing_ok=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.path is None or self.working is None or not self.working.exists():
+            return
+        self.written = _has_orbitals(self.working)
+        if self.working != self.path:
+            if self.written:
+                os.replace(self.working, self.path)
+            else:
+                self.working.unlink()
+
+
+def _has_orbitals(path: Path) -> bool:
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return "scf/mo_coeff" in file
+    except OSError:
+        return False
+
+
 def run_command(request: RunRequest, theory_options: dict[str, Any], console: Console | None = None) -> int:
     """Check, calculate, show, write. Returns the exit code: 0, 1 (not converged, or no forces) or 130 (Ctrl-C).
 
@@ -129,20 +177,22 @@ def run_command(request: RunRequest, theory_options: dict[str, Any], console: Co
     mf = runinput.make_mean_field(runinput.make_molecule(structure, theory, notes), theory)
     outputs = {"--chkfile": request.chkfile, "--json": request.json_out}
     runinput.check_outputs(outputs, request.structure, request.overwrite)
-    if request.chkfile is not None:
-        request.chkfile.unlink(missing_ok=True)
-        mf.chkfile = str(request.chkfile)
+    checkpoint = Checkpoint(request.chkfile)
+    if checkpoint.working is not None:
+        mf.chkfile = str(checkpoint.working)
     _say(console, runresult.describe(mf, structure, theory, request, threads))
     recorder: Recorder | None = None
     try:
-        with StepTable(console, coarse=not request.stock) as table:
+        with StepTable(console, coarse=not request.stock) as table, checkpoint:
             recorder = Recorder(table.add)
             outcome = converge(mf, request, recorder)
+        if request.chkfile is not None:
+            outcome.mf.chkfile = str(request.chkfile)
         if request.forces:
             add_forces(outcome)
     except KeyboardInterrupt:
         done = len(recorder.rows) if recorder else 0
-        kept = f"; the orbitals so far are in {request.chkfile}" if request.chkfile and request.chkfile.exists() else ""
+        kept = f"; the orbitals so far are in {request.chkfile}" if checkpoint.written else ""
         print(f"scf-accel: interrupted after {done} steps; no result written{kept}", file=sys.stderr)
         return 130
     outcome.warnings = notes.warnings
@@ -185,22 +235,19 @@ def converge(mf: Any, request: RunRequest, recorder: Recorder) -> Outcome:
 
     seconds = Seconds()
     started = time.perf_counter()
-    if request.stock:
-        mf.callback = recorder
-        with recorder.timed_builds(mf):
-            mf.kernel()
-        seconds.total = time.perf_counter() - started
-        seconds.start = (recorder.first_build or started) - started
-        seconds.fine = recorder.build_seconds
-        return Outcome(mf, recorder.rows, recorder.builds, None, seconds)
-    mf = accelerate(mf)
+    if not request.stock:
+        mf = accelerate(mf)
     mf.callback = recorder
-    mf.kernel()
+    with recorder.timed_builds(mf):
+        mf.kernel()
     seconds.total = time.perf_counter() - started
-    report = mf.multilevel_report
-    seconds.start, seconds.coarse_setup, seconds.coarse = report.start_seconds, report.setup_seconds, report.coarse_seconds
-    seconds.fine = sum(row.fine_seconds for row in recorder.rows)
-    return Outcome(mf, recorder.rows, len(recorder.rows), report.fallback, seconds)
+    report = None if request.stock else mf.multilevel_report
+    if report is None or not report.start_seconds:  # stock PySCF from the beginning
+        seconds.start = (recorder.first_build or started) - started
+    else:
+        seconds.start, seconds.coarse_setup, seconds.coarse = report.start_seconds, report.setup_seconds, report.coarse_seconds
+    seconds.fine = recorder.build_seconds
+    return Outcome(mf, recorder.rows, recorder.builds, report and report.fallback, seconds)
 
 
 def add_forces(outcome: Outcome) -> None:

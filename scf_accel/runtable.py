@@ -31,7 +31,7 @@ class Row:
         change: of the energy since the step before, Hartree; None in the first step of a start without an energy.
         gradient: norm of the orbital gradient, PySCF's measure.
         coarse_builds: coarse Fock matrices; 0 in stock PySCF.
-        coarse_seconds, fine_seconds: wall time of each part.
+        coarse_seconds, fine_seconds: wall time of the coarse solution, and of the full-cost matrices since the row before.
         solver: ``multilevel`` or ``stock``.
         error_estimate: of the energy above the minimum, Hartree; None where the solver has none.
     """
@@ -60,23 +60,26 @@ class Row:
 
 
 class Recorder:
-    """PySCF callback that makes a :class:`Row` of each cycle and hands it to ``show``."""
+    """PySCF callback that makes a :class:`Row` of each cycle and hands it to ``show``.
+
+    Attributes:
+        rows: so far.
+        builds, build_seconds: full-cost Fock matrices within :meth:`timed_builds` and their wall time.
+        first_build: when the first of them began (``time.perf_counter``), or None.
+    """
 
     def __init__(self, show: Callable[[Row], None]) -> None:
         self.show = show
         self.rows: list[Row] = []
-        self.builds = 0  # full-cost Fock matrices of a stock object that is timed
+        self.builds = 0
         self.build_seconds = 0.0
         self.first_build: float | None = None
-        self._timed = False
-        self._mark = time.perf_counter()
         self._taken = 0.0
 
     @contextmanager
     def timed_builds(self, mf: Any) -> Iterator[None]:
-        """Within, count and time the full-cost Fock matrices of a stock object."""
+        """Within, count and time the full-cost Fock matrices of ``mf``, whichever solver asks for them."""
         plain = mf.__class__
-        self._timed = True
 
         def get_veff(obj: Any, *args: Any, **kwargs: Any) -> Any:
             started = time.perf_counter()
@@ -96,17 +99,11 @@ class Recorder:
 
     def __call__(self, envs: dict[str, Any]) -> None:
         step = envs.get("step")
-        now = time.perf_counter()
         builds, seconds = (0, 0.0) if step is None else (step.coarse_builds, step.coarse_seconds)
-        if step is not None:
-            fine = step.fine_seconds
-        elif self._timed:
-            fine = self.build_seconds - self._taken
-        else:  # stock PySCF after a hand-over: the whole cycle
-            fine = now - self._mark
-        self._taken, self._mark = self.build_seconds, now
+        fine, self._taken = self.build_seconds - self._taken, self.build_seconds
         energy, last = float(envs["e_tot"]), float(envs["last_hf_e"])
-        change = energy - last if abs(last) < float("inf") else None
+        first = step is not None and envs["cycle"] == 0  # no energy of the guess
+        change = None if first or not math.isfinite(last) else energy - last
         solver = "stock" if step is None else "multilevel"
         estimate = float(getattr(step, "error_estimate", float("nan")))
         left = estimate if math.isfinite(estimate) else None

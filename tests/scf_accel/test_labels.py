@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase.data import chemical_symbols
 
 from scf_accel.labels import LabelError, LabelSettings, check_theory, compute_labels, make_mean_field, make_molecule
 
@@ -22,9 +23,7 @@ def test_forces_are_the_slope_of_the_energy(atoms, spin):
     direction = np.random.default_rng(3).normal(size=positions.shape)
     direction /= np.linalg.norm(direction)
     step = 2e-3
-    ahead, behind = (
-        compute_labels(numbers, positions + sign * step * direction, 0, spin, SETTINGS).energy for sign in (1, -1)
-    )
+    ahead, behind = (compute_labels(numbers, positions + sign * step * direction, 0, spin, SETTINGS).energy for sign in (1, -1))
     assert (behind - ahead) / (2 * step) == pytest.approx(float((labels.forces * direction).sum()), abs=FORCE_TOLERANCE)
     assert np.abs(labels.forces).max() > 0.1
     assert np.abs(labels.forces.sum(axis=0)).max() < 1e-6  # only with the response of the moving grid
@@ -140,3 +139,16 @@ def test_orbital_store_is_bounded_by_the_free_memory(monkeypatch):
         assert storednumint.memory_share(workers) == expected
         molecule = make_molecule(*WATER, 0, 0, SETTINGS)
         assert make_mean_field(molecule, SETTINGS, workers)._numint.max_bytes == expected
+
+
+def test_core_potentials_come_with_the_basis_and_def2_has_none_up_to_krypton():
+    def potentials(symbols, basis):
+        numbers = np.array([chemical_symbols.index(symbol) for symbol in symbols])
+        positions = np.array([[2.0 * k, 0.0, 0.0] for k in range(len(numbers))])
+        spin = int(numbers.sum()) % 2
+        mol = make_molecule(numbers, positions, 0, spin, replace(SETTINGS, basis=basis))
+        return {symbol: potential[0] for symbol, potential in mol._ecp.items()}
+
+    assert potentials(["Fe", "O"], "lanl2dz") == {"Fe": 10}
+    assert potentials(["I", "H"], "def2-svp") == {"I": 28}
+    assert potentials(chemical_symbols[1:37], "def2-svp") == {}  # labels of such elements are those of earlier versions

@@ -7,20 +7,21 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.io import write
-from pyscf import dft, gto, lib
+from pyscf import dft, gto, lib, scf
 from rich.console import Console
 
 import scf_accel
 from mlip.errors import UserError
-from scf_accel import runscf
+from scf_accel import runresult, runscf
 from scf_accel.labels import HARTREE_TO_EV
-from scf_accel.runinput import Theory, core_potential, make_mean_field, make_molecule, read_molecule
+from scf_accel.runinput import Theory, make_mean_field, make_molecule, read_molecule
 from scf_accel.runscf import RunRequest, run_command
 from scf_accel.runtable import Recorder, Row, StepTable
 
@@ -54,6 +55,14 @@ def command(*arguments, **options):
 # ---------------------------------------------------------------------------------------------------- results
 
 
+@pytest.fixture
+def always(monkeypatch) -> None:
+    """The multilevel solver also where it gains nothing: Hartree-Fock of small molecules."""
+    accelerate = scf_accel.accelerate
+    monkeypatch.setattr(scf_accel, "accelerate", lambda mf: accelerate(mf, always=True))
+
+
+@pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(
     ("options", "method"),
     [
@@ -72,6 +81,7 @@ def test_accelerated_is_stock(water, options, method):
     assert ours["theory"]["density_fit"] == ("density_fit" in options or "auxbasis" in options)
     assert abs(ours["energy_hartree"] - stock["energy_hartree"]) < 1e-8
     assert ours["fine_builds"] < stock["fine_builds"] and stock["coarse_builds"] == 0
+    assert ours["fallback"] is None and ours["steps"][0]["energy_change_hartree"] is None
     np.testing.assert_allclose(ours["forces_ev_per_angstrom"], stock["forces_ev_per_angstrom"], atol=3e-3)
     np.testing.assert_allclose(ours["dipole_debye"], stock["dipole_debye"], atol=1e-3)
     for name in ("homo_ev", "lumo_ev", "gap_ev"):
@@ -130,9 +140,6 @@ def test_core_potentials_come_with_the_basis(tmp_path):
     mf.grids.level = 0
     assert abs(result["energy_hartree"] - mf.kernel()) < 1e-8
     assert result["theory"]["core_electrons_replaced"] == {"I": 28}
-    assert core_potential("ccecp-aug-cc-pvdz", "C")[0] == 2 == core_potential("bfd-vdz", "C")[0]
-    assert core_potential("def2-svp", "Fe") is None and core_potential("6-31g", "C") is None
-    assert core_potential("lanl2dz", "Fe")[0] == 10
 
 
 def test_open_shell_atom_has_no_missing_numbers_but_none(tmp_path):
@@ -142,14 +149,88 @@ def test_open_shell_atom_has_no_missing_numbers_but_none(tmp_path):
     assert result["orbitals"]["beta"]["homo_ev"] is None and result["orbitals"]["alpha"]["lumo_ev"] is None
 
 
+def counted_builds(monkeypatch, kind) -> list[float]:
+    """Seconds of every full-cost Fock matrix of a PySCF class, measured at the class itself."""
+    seconds, original = [], kind.get_veff
+
+    def get_veff(obj, *args, **kwargs):
+        started = time.perf_counter()
+        try:
+            return original(obj, *args, **kwargs)
+        finally:
+            seconds.append(time.perf_counter() - started)
+
+    monkeypatch.setattr(kind, "get_veff", get_veff)
+    return seconds
+
+
+def check_account(result, measured) -> None:
+    """All Fock matrices are in the result, and the parts of the time are disjoint and no more than the total."""
+    seconds = result["seconds"]
+    assert result["fine_builds"] == len(measured)
+    assert seconds["fine"] == pytest.approx(sum(measured), rel=0.05)
+    assert sum(step["fine_seconds"] for step in result["steps"]) <= seconds["fine"] * (1 + 1e-9)
+    assert sum(seconds[name] for name in ("start", "coarse_setup", "coarse", "fine", "other")) == pytest.approx(seconds["total"])
+    assert min(seconds[name] for name in ("start", "coarse_setup", "coarse", "fine", "other")) >= 0
+
+
 def test_hand_over_is_reported_and_the_energy_is_right(water, monkeypatch):
     accelerate, screen = scf_accel.accelerate, io.StringIO()
     monkeypatch.setattr(scf_accel, "accelerate", lambda mf: accelerate(mf, max_outer=1))
+    measured = counted_builds(monkeypatch, dft.rks.RKS)
     result = run(water, screen=screen, conv_tol=1e-10, **CHEAP)
+    check_account(result, measured)
+    solvers = [step["solver"] for step in result["steps"]]
+    assert solvers[:2] == ["multilevel", "stock"] and result["fine_builds"] > len(solvers)  # stock PySCF: guess and check
+    assert result["seconds"]["coarse"] > 0 and result["seconds"]["start"] > 0
     assert result["converged"] and result["fallback"] and result["fallback"] in screen.getvalue()
-    assert [step["solver"] for step in result["steps"]][:2] == ["multilevel", "stock"]
     assert any(result["fallback"] in line for line in result["warnings"])
     assert abs(result["energy_hartree"] - run(water, stock=True, **CHEAP)["energy_hartree"]) < 1e-8
+
+
+def test_small_hartree_fock_is_stock_and_accounted_for(water, monkeypatch):
+    measured = counted_builds(monkeypatch, scf.hf.RHF)
+    result = run(water, xc="hf", basis="6-31g")
+    check_account(result, measured)
+    assert "in-core Hartree-Fock" in result["fallback"] and {step["solver"] for step in result["steps"]} == {"stock"}
+    assert result["fine_builds"] == len(result["steps"]) + 2 and result["coarse_builds"] == 0
+    assert result["seconds"]["start"] > 0 and result["seconds"]["coarse_setup"] == 0
+
+
+def test_numbers_that_are_not_finite_are_null(water, monkeypatch):
+    monkeypatch.setattr(runresult, "dipole", lambda mf: np.array([np.nan, 0.0, np.inf]))
+    result = run(water, basis="sto-3g", grid_level=0)
+    assert result["dipole_debye"] == [None, 0.0, None] and result["dipole_norm_debye"] is None
+    assert runresult.finite_only({"a": [(1.0, float("nan"))], "b": "nan", "c": 2}) == {"a": [[1.0, None]], "b": "nan", "c": 2}
+    results = runresult.finite_only({**result, "forces_ev_per_angstrom": [[0.0, float("nan"), 0.0]], "spin_squared": float("nan")})
+    results["structure"]["unpaired_electrons"], results["seconds"]["forces"] = 1, 0.1
+    shown = "\n".join(runresult.summary(results))
+    assert "largest force     none" in shown and "<S^2>             none" in shown
+
+
+def test_an_old_checkpoint_stays_until_there_is_a_new_one(water, monkeypatch):
+    path = water.with_suffix(".chk")
+    options = {"chkfile": path, "basis": "sto-3g", "grid_level": 0, "stock": True}
+    energy = run(water, **options)["energy_hartree"]
+    old, converge = path.read_bytes(), runscf.converge
+
+    def stop(mf, request, recorder):
+        assert path.read_bytes() == old
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runscf, "converge", stop)
+    water.with_suffix(".json").unlink()
+    assert run_command(RunRequest(water, stock=True, chkfile=path, overwrite=True), CHEAP, Console(file=io.StringIO())) == 130
+    assert path.read_bytes() == old and sorted(water.parent.iterdir()) == [path, water]
+
+    def late(mf, request, recorder):
+        assert mf.chkfile != str(path)
+        return converge(mf, request, recorder)
+
+    monkeypatch.setattr(runscf, "converge", late)
+    other = run(water, **{**options, "basis": "6-31g"})["energy_hartree"]
+    assert other < energy - 0.1 and lib.chkfile.load(str(path), "scf/e_tot") == pytest.approx(other, abs=1e-8)
+    assert not path.with_name("water.chk.partial").exists()
 
 
 def test_not_converged_exits_non_zero_with_results_written(water, capsys):
@@ -187,6 +268,8 @@ def test_frame_charge_and_spin(tmp_path):
     [
         ({"xc": "pbe00"}, "does not know this functional; did you mean pbe0"),
         ({"xc": ","}, "does not know this functional"),
+        ({"xc": "0"}, "does not know this functional, the name is a number"),
+        ({"xc": "br89,"}, "depends on the Laplacian of the density"),
         ({"xc": "b3lyp-d3bj"}, "dispersion"),
         ({"basis": "def2-svpx"}, "--basis def2-svpx: PySCF does not know this basis set; did you mean def2svp"),
         ({"basis": "gth-dzvp"}, "pseudopotentials"),
@@ -271,7 +354,8 @@ def test_command_line(water):
     assert bad.returncode == 1 and not bad.stdout
     assert len(bad.stderr.splitlines()) == 1 and bad.stderr.startswith("scf-accel: error: --xc nonsense")
     assert command(water, "--spin", "-1").returncode == 2
-    assert "Example: scf-accel run" in command("--help").stdout
+    shown = command("--help").stdout
+    assert "Example: scf-accel run" in shown and "multilevel solver" in shown and "is the default" in shown
 
 
 def test_ctrl_c_is_one_line_and_130(water):
