@@ -119,14 +119,14 @@ class Solver:
     def _first_state(self, dm: Any, given: bool) -> inner.State:
         """The state of the guess; with orbitals where a given ``dm`` brings some that belong to this geometry."""
         dms = self.problem.stacked(dm)
-        if given and not inner.smeared(self.mf):
+        if given:
             mo_coeff, mo_occ = getattr(dm, "mo_coeff", None), getattr(dm, "mo_occ", None)
             if isinstance(mo_coeff, np.ndarray) and self._belong(mo_coeff, mo_occ, dms):
                 return self.problem.state(None, mo_coeff, mo_occ)
         values, vectors = np.linalg.eigh(self.s1e)
         values = np.maximum(values, 1e-12)
         half, inverse = (vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T
-        plain = not isinstance(self.mf, scf.rohf.ROHF) and not self.mol.symmetry and not inner.smeared(self.mf)
+        plain = not (isinstance(self.mf, scf.rohf.ROHF) or self.mol.symmetry or inner.smeared(self.mf))
         orbitals = determinant(dms, half, inverse) if given and plain and self.x_orth.shape[1] == self.mol.nao else None
         if orbitals is not None:
             mo_coeff, mo_occ = map(self.problem.shaped, orbitals)
