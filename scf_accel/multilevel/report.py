@@ -12,7 +12,8 @@ class Settings:
 
     Attributes:
         grid: coarse integration grid: ``(radial, angular)`` points per atom before pruning, or a PySCF level.
-        auxbasis: fitting basis of the coarse Coulomb and exchange matrices, where ``mf`` has no integrals to share.
+        auxbasis: fitting basis of the coarse Coulomb and exchange matrices, where ``mf`` has no integrals to share; None:
+            def2-universal-jfit, beyond neon def2-universal-jkfit.
         first_tol: orbital gradient (Hartree) at which the first coarse solution is good enough.
         skip_first: a given density matrix whose coarse orbital gradient is below this is used as it is.
         max_inner: coarse iterations per outer step.
@@ -22,7 +23,7 @@ class Settings:
     """
 
     grid: tuple[int, int] | int = (25, 86)
-    auxbasis: Any = "def2-universal-jfit"
+    auxbasis: Any = None
     first_tol: float = 5e-4
     skip_first: float = 3e-2
     max_inner: int = 40
