@@ -131,6 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smiles", default=ASPIRIN)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--xc", nargs="+", default=["pbe", "b3lyp"])
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     set_threads(arguments.threads)
@@ -140,7 +141,7 @@ def main() -> None:
     for part in PARTS:
         clock.patch(*part)
     clock.patch_solve()
-    rows = [profile(mol, xc, fitted, clock) for xc in ("pbe", "b3lyp") for fitted in (True, False)]
+    rows = [profile(mol, xc, fitted, clock) for xc in arguments.xc for fitted in (True, False)]
     title = f"One coarse iteration, {arguments.smiles}, {mol.natm} atoms, {mol.nao} orbitals (ms unless said)"
     text = header(title, ("pyscf", "numpy")) + f"- {arguments.threads} threads, commit {COMMIT}\n\n" + table(HEADINGS, rows)
     atomic_write_text(arguments.out, text)
