@@ -69,7 +69,7 @@ def coarse_cost(row: Row, unit: str) -> float:
 
 def busy(row: Row) -> bool:
     """Whether other work on the machine disturbed the row."""
-    return row["load_after"] > row["threads"] + 1
+    return row.get("load_after", 0.0) > row["threads"] + 1
 
 
 def statistic(function: Callable[..., Any], values: Sequence[float], form: str) -> str:

@@ -71,12 +71,21 @@ def test_python_example_runs(tmp_path, monkeypatch):
     from mlip.checkpoint import save_model
     from mlip.models import build
 
-    (code,) = blocks("python")
+    (code,) = [block for block in blocks("python") if "runs/demo/model.safetensors" in block]
     model = save_model(build({"channels": 4, "l_max": 1}, ["H", "C", "O"], seed=0), tmp_path / "model.safetensors")
     monkeypatch.chdir(ROOT)
     code = code.replace("runs/demo/model.safetensors", str(model)).replace("run(fmax=0.01)", "run(fmax=0.01, steps=3)")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+def test_accelerated_scf_example_runs(tmp_path):
+    """The example with a smaller molecule in the file that it reads."""
+    (code,) = [block for block in blocks("python") if "scf_accel.accelerate" in block]
+    (tmp_path / "ethanol.xyz").write_text("3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n", encoding="utf-8")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Report(" in result.stdout and "fallback=None" in result.stdout
 
 
 @pytest.mark.slow
