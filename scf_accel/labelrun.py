@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mlip.errors import UserError
+from scf_accel.auxbasis import load_density_basis
 from scf_accel.executors import DaskExecutor, LocalExecutor, Result
 from scf_accel.labels import LabelSettings, check_theory
 from scf_accel.labelstore import PartStore
@@ -40,9 +41,7 @@ class Plan:
     todo: list[Job]
 
 
-def make_plan(
-    groups: list[list[Job]], store: PartStore, seed: int, prefer_small: float = 0.0, retry_failed: bool = False
-) -> Plan:
+def make_plan(groups: list[list[Job]], store: PartStore, seed: int, prefer_small: float = 0.0, retry_failed: bool = False) -> Plan:
     """Order and sort out the jobs.
 
     The groups (a molecule's copies) come in a random order seeded by ``seed``, so that any first part of a run is a
@@ -233,7 +232,11 @@ def _adopt(request: LabelRequest, store: PartStore) -> None:
 
 def _assemble(request: LabelRequest, store: PartStore, console: Console) -> None:
     _adopt(request, store)  # another process may have written OUT since
-    attributes = {"level_of_theory": request.settings.level_of_theory(), "licence": request.licence}
+    attributes = {
+        "level_of_theory": request.settings.level_of_theory(),
+        "density_basis": load_density_basis(request.settings.auxbasis, store.elements()).to_dict(),
+        "licence": request.licence,
+    }
     count = store.assemble(attributes, "gzip" if request.compress else None)
     failed = store.failures()
     size = request.out.stat().st_size / 1e6

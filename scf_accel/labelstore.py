@@ -187,6 +187,17 @@ class PartStore:
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is damaged ({error}); delete it and run the same command again") from error
 
+    def elements(self) -> set[int]:
+        """Atomic numbers in the parts, and in ``out`` where frames of it are kept."""
+        found: set[int] = set()
+        for identity in self.done():
+            found.update(self.read(identity).atomic_numbers.tolist())
+        if self.kept:
+            with closing(HDF5Frames(self.out, load_density=False)) as older:
+                for frame in older:
+                    found.update(frame.atomic_numbers.tolist())
+        return found
+
     def frames(self) -> Iterator[Frame]:
         """All labelled frames, ordered by molecule, then origin, then id: the same parts give the same file."""
         keys = []

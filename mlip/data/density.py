@@ -190,8 +190,8 @@ def to_irreps(l: int) -> np.ndarray:
         raise ValueError(f"l = {l}: allowed are 0 and above")
     points = np.random.default_rng(l).normal(size=(8 * l + 8, 3))
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    data = _real_harmonics(l, points)[:, component_order(l)]
-    irreps = _real_harmonics(l, points[:, [2, 0, 1]])
+    data = real_harmonics(l, points)
+    irreps = _polar_harmonics(l, points[:, [2, 0, 1]])
     matrix = np.linalg.lstsq(data, irreps, rcond=None)[0].T  # irreps(r) = T data(r), and so for coefficients: T is orthogonal
     matrix[np.abs(matrix) < 1e-13] = 0.0
     matrix.setflags(write=False)
@@ -203,7 +203,12 @@ def component_order(l: int) -> np.ndarray:
     return np.array([2, 0, 1]) if l == 1 else np.arange(2 * l + 1)
 
 
-def _real_harmonics(l: int, unit: np.ndarray) -> np.ndarray:
+def real_harmonics(l: int, unit: np.ndarray) -> np.ndarray:
+    """Real orthonormal harmonics ``[n, 2l+1]`` in data order, as PySCF signs them, of unit vectors ``[n, 3]``."""
+    return _polar_harmonics(l, unit)[:, component_order(l)]
+
+
+def _polar_harmonics(l: int, unit: np.ndarray) -> np.ndarray:
     """Orthonormal real harmonics ``[n, 2l+1]``, m = -l .. l, polar axis z, no Condon-Shortley phase, of unit vectors."""
     x, y, z = unit.T
     columns = {}
