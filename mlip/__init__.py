@@ -1,7 +1,7 @@
 """Equivariant interatomic potentials: train, evaluate, relax, run MD.
 
-``MLIPCalculator`` and ``build`` are loaded at first use, so that ``import mlip`` costs next to nothing and imports no
-torch.
+``MLIPCalculator``, ``build`` and ``load_model`` are loaded at first use, so that ``import mlip`` costs next to nothing and
+imports no torch.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlip.calculator import MLIPCalculator
+    from mlip.checkpoint import load_model
     from mlip.models import build
 
 __version__ = "0.1.0"
-__all__ = ["MLIPCalculator", "__version__", "build"]
+__all__ = ["MLIPCalculator", "__version__", "build", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,6 +26,10 @@ def __getattr__(name: str) -> Any:
         from mlip.models import build
 
         return build
+    if name == "load_model":
+        from mlip.checkpoint import load_model
+
+        return load_model
     raise AttributeError(f"module 'mlip' has no attribute {name!r}")
 
 

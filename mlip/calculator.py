@@ -274,6 +274,12 @@ def _frozen_model(model: str | Path | torch.nn.Module, device: torch.device, dty
         from mlip.checkpoint import load_model
 
         frozen = load_model(model, dtype=dtype, device=str(device))
+    if not getattr(frozen, "has_energy", True):
+        name = f"the model {model}" if isinstance(model, str | Path) else "this model"
+        raise ConfigError(
+            f"{name} has no energy head: it predicts electron densities only (scf_accel.warm_start takes it); "
+            "a calculator needs a model that was trained on energies"
+        )
     return frozen.eval().requires_grad_(False)
 
 

@@ -15,16 +15,27 @@ from safetensors.torch import save
 
 from mlip import __version__
 from mlip.device import usable_device
-from mlip.errors import CheckpointError
+from mlip.errors import CheckpointError, ConfigError, DataError
 from mlip.files import atomic_path
-from mlip.models import ModelConfig, Potential, parse_dtype
+from mlip.models import DensityReference, ModelConfig, Potential, parse_dtype
 
 FORMAT = "mlip-checkpoint"
-FORMAT_VERSION = 1
-UNITS = {"energy": "eV", "length": "Angstrom", "stress": "eV/Angstrom^3, tension positive, Voigt xx yy zz yz xz xy"}
+FORMAT_VERSION = 2
+UNITS = {
+    "energy": "eV",
+    "length": "Angstrom",
+    "stress": "eV/Angstrom^3, tension positive, Voigt xx yy zz yz xz xy",
+    "density": "coefficients of normalised functions (mlip.data.density), electrons and Bohr",
+}
 
-# upgrades[n] turns the header of format version n into that of n + 1.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+def _add_density(header: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 knew energies only."""
+    return {**header, "format_version": 2, "density": None, "model": {**header["model"], "energy": True, "density": None}}
+
+
+# UPGRADES[n] turns the header of format version n into that of n + 1.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_density}
 
 
 def save_model(model: Potential, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -40,8 +51,9 @@ def save_model(model: Potential, path: str | Path, metadata: Mapping[str, Any] |
         "dtype": str(model.dtype).removeprefix("torch."),
         "units": UNITS,
         "e0": {str(z): energy for z, energy in model.e0.items()},
-        "energy_scale": float(model.head.energy_scale),
+        "energy_scale": 1.0 if model.head is None else float(model.head.energy_scale),
         "avg_num_neighbors": model.avg_num_neighbors,
+        "density": None if model.density_reference is None else model.density_reference.to_dict(),
         "num_parameters": model.num_parameters(),
         "metadata": {**model.metadata, **(metadata or {})},
     }
@@ -113,7 +125,7 @@ def read_header(path_or_name: str | Path) -> dict[str, Any]:
 def load_model(
     path_or_name: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> Potential:
-    """A trained potential in evaluation mode; ``dtype`` overrides the type it was saved in.
+    """A trained model in evaluation mode; ``dtype`` overrides the type it was saved in.
 
     Raises:
         CheckpointError: no such model, or a damaged one.
@@ -129,13 +141,16 @@ def load_model(
             {int(z): e for z, e in header["e0"].items()},
             header["energy_scale"],
             header["avg_num_neighbors"],
+            density=None if header["density"] is None else DensityReference.from_dict(header["density"]),
         )
         model = model.to(parse_dtype(dtype or header["dtype"]))
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         model.load_state_dict(state)
         model.metadata = dict(header["metadata"])
-    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (
+        SafetensorError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, ConfigError, DataError,
+    ) as error:  # fmt: skip
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: header and weights do not fit together ({why})") from error
     return model.to(place).eval()

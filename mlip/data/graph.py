@@ -10,12 +10,14 @@ import torch
 from torch.utils.data import Dataset
 from torch_geometric.data import Batch, Data
 
+from mlip.data.density import DensityBasis
 from mlip.data.frame import Frame, count_atoms
 from mlip.data.neighbors import neighbor_list
+from mlip.errors import DataError
 
 GRAPH_KEYS = (
     "atomic_numbers", "positions", "cell", "pbc", "edge_index", "edge_shift", "charge", "spin",
-    "energy", "forces", "stress", "frame_index",
+    "energy", "forces", "stress", "frame_index", "density_coefficients", "density_size",
 )  # fmt: skip
 LABEL_KEYS = ("energy", "forces", "stress")
 
@@ -30,7 +32,7 @@ class Graph(Data):
         return -1 if key == "edge_index" else 0
 
 
-def frame_to_graph(frame: Frame, cutoff: float, index: int = 0) -> Graph:
+def frame_to_graph(frame: Frame, cutoff: float, index: int = 0, density_basis: DensityBasis | None = None) -> Graph:
     """The radius graph of a frame, with its labels (NaN where it has none).
 
     Keys, for ``N`` atoms and ``E`` directed edges (units: Angstrom, eV): ``atomic_numbers[N]``, ``positions[N, 3]``
@@ -38,11 +40,16 @@ def frame_to_graph(frame: Frame, cutoff: float, index: int = 0) -> Graph:
     ``edge_shift[E, 3]`` float64 (whole numbers of lattice vectors), ``charge[1]``, ``spin[1]``, ``energy[1]``,
     ``forces[N, 3]``, ``stress[1, 6]``, ``frame_index[1]``. The stress of a frame that is not periodic is NaN.
 
+    With ``density_basis``, also ``density_coefficients[K]`` (float32, data order) and ``density_size[1]`` = K; K = 0 where the
+    frame has no such label.
+
     Raises:
         StructureError: see :func:`mlip.data.neighbors.neighbor_list`.
+        DataError: the coefficients are not those of ``density_basis``.
     """
     edge_index, shifts = neighbor_list(frame.positions, frame.cell, frame.pbc, cutoff)
     has_stress = frame.stress is not None and bool(np.any(frame.pbc)) and frame.volume > 0
+    density = {} if density_basis is None else _density_labels(frame, density_basis)
     return Graph(
         num_nodes=len(frame),
         atomic_numbers=torch.from_numpy(np.asarray(frame.atomic_numbers, dtype=np.int64)),
@@ -57,7 +64,27 @@ def frame_to_graph(frame: Frame, cutoff: float, index: int = 0) -> Graph:
         forces=_double(np.full((len(frame), 3), np.nan) if frame.forces is None else frame.forces),
         stress=_double(frame.stress if has_stress else np.full(6, np.nan))[None],  # type: ignore[arg-type]
         frame_index=torch.tensor([index]),
+        **density,
     )
+
+
+def _density_labels(frame: Frame, basis: DensityBasis) -> dict[str, torch.Tensor]:
+    label = frame.density_coefficients
+    values = np.zeros(0) if label is None else np.asarray(label)
+    if label is not None and len(values) != (functions := int(basis.offsets(frame.atomic_numbers)[-1])):
+        raise DataError(
+            f"frame {frame.id or 'without a name'}: {len(values)} density coefficients, "
+            f"{basis.name} has {functions} functions on its atoms; was it labelled in another basis?"
+        )
+    return {
+        "density_coefficients": torch.from_numpy(values.astype(np.float32)),
+        "density_size": torch.tensor([len(values)]),
+    }
+
+
+def density_pointer(sizes: torch.Tensor) -> torch.Tensor:
+    """Offsets ``density_ptr[B + 1]`` from the graphs' ``density_size[B]``."""
+    return torch.cat([sizes.new_zeros(1), torch.cumsum(sizes, 0)])
 
 
 def _double(values: np.ndarray | Sequence[float]) -> torch.Tensor:
@@ -72,6 +99,8 @@ def collate(graphs: Sequence[Graph]) -> Batch:
 def graph_dict(batch: Data) -> dict[str, Any]:
     """The plain dict that a model takes: the keys of :func:`frame_to_graph`, ``batch[N]`` and ``num_graphs`` (int).
 
+    Graphs with density labels also give ``density_ptr[B + 1]``: the coefficients of graph ``b`` are ``ptr[b]:ptr[b + 1]``.
+
     Takes a ``Batch`` or a single graph.
     """
     graph: dict[str, Any] = {key: batch[key] for key in GRAPH_KEYS if key in batch}
@@ -80,6 +109,8 @@ def graph_dict(batch: Data) -> dict[str, Any]:
         assigned = torch.zeros(len(graph["atomic_numbers"]), dtype=torch.int64, device=graph["positions"].device)
     graph["batch"] = assigned
     graph["num_graphs"] = int(graph["cell"].shape[0])
+    if "density_size" in graph:
+        graph["density_ptr"] = density_pointer(graph["density_size"])
     return graph
 
 
@@ -98,11 +129,15 @@ class GraphDataset(Dataset):
         frames: any sequence of frames (lazy ones stay lazy).
         cutoff: Angstrom.
         cache_bytes: keep graphs in memory until they fill this much; 0 keeps none. Each worker has its own cache.
+        density_basis: add density labels, which are coefficients in this basis; ``None`` leaves them out.
     """
 
-    def __init__(self, frames: Sequence[Frame], cutoff: float, cache_bytes: int = 1 << 29):
+    def __init__(
+        self, frames: Sequence[Frame], cutoff: float, cache_bytes: int = 1 << 29, density_basis: DensityBasis | None = None
+    ):
         self.frames = frames
         self.cutoff = float(cutoff)
+        self.density_basis = density_basis
         self._room = int(cache_bytes)
         self._cache: dict[int, Graph] = {}
         self._num_edges: np.ndarray | None = None
@@ -118,7 +153,10 @@ class GraphDataset(Dataset):
         cached = self._cache.get(index)
         if cached is not None:
             return cached
-        return self._keep(index, frame_to_graph(self.frames[index], self.cutoff, index))
+        return self._keep(index, self._graph(self.frames[index], index))
+
+    def _graph(self, frame: Frame, index: int) -> Graph:
+        return frame_to_graph(frame, self.cutoff, index, self.density_basis)
 
     def _keep(self, index: int, graph: Graph) -> Graph:
         size = graph_bytes(graph)
@@ -142,7 +180,7 @@ class GraphDataset(Dataset):
             for index, frame in enumerate(self.frames):
                 graph = self._cache.get(index)
                 if graph is None:
-                    graph = self._keep(index, frame_to_graph(frame, self.cutoff, index))
+                    graph = self._keep(index, self._graph(frame, index))
                 counts[index] = graph.edge_index.shape[1]
             self._num_edges = counts
         return self._num_edges
@@ -157,4 +195,7 @@ def _without_labels(graph: Graph) -> Graph:
     filler = graph.clone()
     for key in LABEL_KEYS:
         filler[key] = torch.full_like(filler[key], float("nan"))
+    if "density_size" in filler:
+        filler["density_coefficients"] = filler["density_coefficients"][:0]
+        filler["density_size"] = torch.zeros_like(filler["density_size"])
     return filler

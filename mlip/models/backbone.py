@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -58,6 +60,23 @@ class InteractionLayer(nn.Module):
         return u + self.alpha * self.grid_mix(self.norm(u))
 
 
+class NodeFeatures(NamedTuple):
+    """What the heads read.
+
+    Attributes:
+        features: ``[N, (l_max+1)^2, C]``.
+        coordination: smooth coordination numbers ``[N]``, the sums of the radial envelope.
+        unit: directions of the padded edges ``[N, D, 3]``. basis: their radial basis ``[N, D, num_basis]``, 0 where padded.
+        neighbours: their senders ``[N, D]``.
+    """
+
+    features: Tensor
+    coordination: Tensor
+    unit: Tensor
+    basis: Tensor
+    neighbours: Tensor
+
+
 class Backbone(nn.Module):
     """Embedding, radial basis, harmonics and interaction layers; knows geometry only through edge vectors."""
 
@@ -78,8 +97,8 @@ class Backbone(nn.Module):
             for t in range(config.num_layers)
         )
 
-    def forward(self, species: Tensor, vectors: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
-        """Node features ``[N, (l_max+1)^2, C]`` and smooth coordination numbers ``[N]`` (sums of the radial envelope).
+    def forward(self, species: Tensor, vectors: Tensor, neighbours: Tensor) -> NodeFeatures:
+        """Features of every node, with what a head needs for one more convolution.
 
         Args:
             species: element indices ``[N]``.
@@ -87,9 +106,10 @@ class Backbone(nn.Module):
             neighbours: padded senders ``[N, D]``.
         """
         distance = torch.linalg.vector_norm(vectors, dim=-1)
-        harmonics = self.harmonics(vectors / distance.unsqueeze(-1))
+        unit = vectors / distance.unsqueeze(-1)
+        harmonics = self.harmonics(unit)
         basis = self.radial(distance)
         h = self.embedding.index_select(0, species).unsqueeze(1)
         for layer in self.layers:
             h = layer(h, species, harmonics, basis, neighbours)
-        return h, self.envelope(distance).sum(dim=1)
+        return NodeFeatures(h, self.envelope(distance).sum(dim=1), unit, basis, neighbours)

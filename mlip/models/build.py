@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from mlip.errors import ConfigError
 from mlip.models.config import PRESETS, ModelConfig, preset
+from mlip.models.densitystats import DensityReference
 from mlip.models.potential import MAX_Z, Potential
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -37,7 +38,7 @@ def parse_config(config: str | ModelConfig | Mapping[str, Any]) -> ModelConfig:
         return ModelConfig(**config)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"model.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise ConfigError(f"{'.'.join(['model', *map(str, first['loc'])])}: {first['msg']}") from error
 
 
 def parse_elements(elements: Sequence[int | str]) -> list[int]:
@@ -61,10 +62,11 @@ def build(
     energy_scale: float = 1.0,
     avg_num_neighbors: float | None = None,
     bonding_energy: Mapping[int, float] | None = None,
+    density: DensityReference | None = None,
     dtype: str | torch.dtype = "float32",
     seed: int | None = None,
 ) -> Potential:
-    """An untrained potential with random weights.
+    """An untrained model with random weights.
 
     Args:
         config: ``"small"``, ``"medium"``, ``"large"``, a :class:`ModelConfig` or its fields.
@@ -73,6 +75,8 @@ def build(
         energy_scale: scale of the atomic energies that the network adds, eV (the RMS force is a good choice).
         avg_num_neighbors: mean number of neighbours within the cutoff; 16 if not known.
         bonding_energy: where the learned energy of an atom starts, by atomic number, eV relative to ``e0``; zero where absent.
+        density: basis, baseline and scales of the density head, from :func:`mlip.models.density_statistics`; needed where
+            ``config`` has a ``density`` section.
         dtype: ``float32`` or ``float64``.
         seed: seed of the initial weights; the global random state stays untouched when it is given.
     """
@@ -80,5 +84,5 @@ def build(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        model = Potential(parsed, numbers, e0, energy_scale, avg_num_neighbors or 16.0, bonding_energy)
+        model = Potential(parsed, numbers, e0, energy_scale, avg_num_neighbors or 16.0, bonding_energy, density)
     return model.to(parse_dtype(dtype)).eval()

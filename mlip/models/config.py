@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class RadialConfig(BaseModel):
@@ -33,8 +33,25 @@ class GridConfig(BaseModel):
     oversampling: float = Field(1.0, ge=1.0, le=8.0, description="grid points per direction over the exact-product grid")
 
 
+class DensityConfig(BaseModel):
+    """The density head: one convolution up to the basis' highest degree, then a linear map onto each element's shells."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    l_max: int | None = Field(
+        None, ge=0, le=6, description="highest degree it predicts (shells above stay 0); default: the auxiliary basis' own"
+    )
+    channels: int | None = Field(None, ge=1, le=1024, description="channels of the head; default: half of the model's, at least 8")
+    nonlinearity: Literal["product", "silu", "none"] = Field(
+        "product", description="grid mixing after the head's convolution: product (exact), silu (to aliasing), none"
+    )
+    projection: Literal["coulomb", "overlap", "none"] = Field(
+        "coulomb", description="the coefficients are changed as little as possible in this metric's diagonal to hold all electrons"
+    )
+
+
 class ModelConfig(BaseModel):
-    """A potential: backbone and energy head."""
+    """A backbone with an energy head (a potential), a density head, or both."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,8 +61,18 @@ class ModelConfig(BaseModel):
     num_layers: int = Field(2, ge=1, le=8, description="message-passing layers")
     radial: RadialConfig = Field(default_factory=RadialConfig)
     grid: GridConfig = Field(default_factory=GridConfig)
+    energy: bool = Field(True, description="has an energy head: energies, forces, stress")
+    density: DensityConfig | None = Field(None, description="the density head; None: there is none")
     readout_hidden: int = Field(32, ge=1, description="hidden width of the energy readout")
     zbl: bool = Field(False, description="add the Ziegler-Biersack-Littmark screened nuclear repulsion")
+
+    @model_validator(mode="after")
+    def _some_head(self) -> ModelConfig:
+        if not self.energy and self.density is None:
+            raise ValueError("a model needs a head: set energy: true or give a density section ({} takes its defaults)")
+        if self.zbl and not self.energy:
+            raise ValueError("zbl adds to the energy, and energy is false; set zbl: false or energy: true")
+        return self
 
 
 PRESETS: dict[str, dict] = {

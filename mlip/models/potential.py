@@ -1,4 +1,4 @@
-"""The interatomic potential: backbone + energy head, forces and stress from one backward pass."""
+"""Backbone and heads put together: energies, with forces and stress from one backward pass, and electron densities."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlip.errors import StructureError
-from mlip.models.backbone import Backbone
+from mlip.data.density import DensityBasis
+from mlip.errors import ConfigError, StructureError
+from mlip.models.backbone import Backbone, NodeFeatures
 from mlip.models.config import ModelConfig
+from mlip.models.density import DensityHead
+from mlip.models.densitystats import DensityReference
 from mlip.models.geometry import edge_vectors, forces_from_edges, padded_slots, stress_from_edges
 from mlip.models.zbl import ZBL
 
@@ -53,11 +56,11 @@ class EnergyHead(nn.Module):
 
 
 class Potential(nn.Module):
-    """Energies, forces and stress of batched structures.
+    """Energies, forces and stress of batched structures; or their electron densities; or both.
 
     Attributes:
         config: hyper-parameters. elements: atomic numbers it knows. cutoff: Angstrom. metadata: free-form JSON (level of theory,
-        validation errors, training data).
+        validation errors, training data). head: of the energy, or None. density_head: or None.
     """
 
     species_of_z: Tensor
@@ -70,8 +73,12 @@ class Potential(nn.Module):
         energy_scale: float = 1.0,
         avg_num_neighbors: float = 16.0,
         bonding_energy: Mapping[int, float] | None = None,
+        density: DensityReference | None = None,
     ) -> None:
         super().__init__()
+        if (config.density is None) != (density is None):
+            missing = "density is None, and the model config has" if density is None else "density is given, and the config lacks"
+            raise ConfigError(f"{missing} a density section; give both (see mlip.models.density_statistics) or neither")
         self.config = config
         self.elements = sorted({int(z) for z in elements})
         self.avg_num_neighbors = float(avg_num_neighbors)
@@ -81,8 +88,14 @@ class Potential(nn.Module):
         self.register_buffer("species_of_z", index, persistent=False)
         self.backbone = Backbone(config, len(self.elements), self.avg_num_neighbors)
         reference, shift = ([float((table or {}).get(z, 0.0)) for z in self.elements] for table in (e0, bonding_energy))
-        self.head = EnergyHead(config.channels, config.readout_hidden, reference, energy_scale, shift)
+        self.head: EnergyHead | None = None
+        if config.energy:
+            self.head = EnergyHead(config.channels, config.readout_hidden, reference, energy_scale, shift)
         self.zbl = ZBL() if config.zbl else None
+        self.density_head: DensityHead | None = None
+        if density is not None:
+            num_basis = self.backbone.radial.num_features
+            self.density_head = DensityHead(config, self.elements, density, num_basis, self.avg_num_neighbors)
 
     @property
     def cutoff(self) -> float:
@@ -96,8 +109,23 @@ class Potential(nn.Module):
 
     @property
     def e0(self) -> dict[int, float]:
-        """Energy of the isolated atom (or its least-squares stand-in) by atomic number, eV."""
-        return dict(zip(self.elements, self.head.e0.tolist(), strict=True))
+        """Energy of the isolated atom (or its least-squares stand-in) by atomic number, eV; empty without an energy head."""
+        return {} if self.head is None else dict(zip(self.elements, self.head.e0.tolist(), strict=True))
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether it has an energy head."""
+        return self.head is not None
+
+    @property
+    def density_reference(self) -> DensityReference | None:
+        """Basis, baseline and scales of the density head, if it has one."""
+        return None if self.density_head is None else self.density_head.reference
+
+    @property
+    def density_basis(self) -> DensityBasis | None:
+        """Auxiliary basis of the predicted densities, if it has a density head."""
+        return None if self.density_head is None else self.density_head.reference.basis
 
     def num_parameters(self) -> int:
         """Trainable numbers."""
@@ -117,42 +145,82 @@ class Potential(nn.Module):
         return species
 
     def forward(
-        self, graph: Mapping[str, Any], compute_forces: bool = True, compute_stress: bool = False
+        self,
+        graph: Mapping[str, Any],
+        compute_forces: bool | None = None,
+        compute_stress: bool = False,
+        compute_density: bool | None = None,
+        compute_energy: bool | None = None,
+        project_density: bool | None = None,
     ) -> dict[str, Tensor]:
         """Evaluate a batch.
 
         Args:
             graph: ``atomic_numbers`` [N], ``positions`` [N, 3] (float64, Angstrom), ``cell`` [B, 3, 3], ``edge_index`` [2, E]
-                (sender, receiver), ``edge_shift`` [E, 3] (integers), ``batch`` [N], ``num_graphs``.
-            compute_forces: also return forces; in training mode they keep the graph for a second derivative.
+                (sender, receiver), ``edge_shift`` [E, 3] (integers), ``batch`` [N], ``num_graphs``; ``charge`` [B], 0 if missing.
+            compute_forces: also return forces; in training mode they keep the graph for a second derivative. ``None``: wherever
+                there is an energy.
             compute_stress: also return stress.
+            compute_density: also return the density. ``None``: only a model without an energy head.
+            compute_energy: ``None``: a model with an energy head; False spares a model with both heads the energy.
+            project_density: to the electron count; ``None``: as configured.
 
         Returns:
             ``energy`` [B] and ``energies`` [N] (eV, float64); ``forces`` [N, 3] (eV/Angstrom) and ``stress`` [B, 6]
-            (eV/Angstrom^3, ASE's sign and Voigt order; NaN without a cell) in float64.
+            (eV/Angstrom^3, ASE's sign and Voigt order; NaN without a cell) in float64; ``density_coefficients`` [K],
+            ``density_ptr`` [B+1] and ``density_electrons`` [B] as in :mod:`mlip.models.density`.
+
+        Raises:
+            StructureError: an element that the model does not know.
+            ConfigError: it lacks the head that is asked for.
         """
-        numbers, edge_index, batch = graph["atomic_numbers"], graph["edge_index"], graph["batch"]
-        num_nodes, num_graphs = len(numbers), int(graph["num_graphs"])
-        species = self.species(numbers)
-        derivatives = compute_forces or compute_stress
+        energy = self.has_energy if compute_energy is None else compute_energy
+        forces = energy if compute_forces is None else compute_forces
+        density = not self.has_energy if compute_density is None else compute_density
+        self._check_heads(energy or forces or compute_stress, density)
+        derivatives, keep = forces or compute_stress, self.training
+        edge_index, batch = graph["edge_index"], graph["batch"]
+        species = self.species(graph["atomic_numbers"])
         with torch.no_grad():
             vectors = edge_vectors(graph["positions"], graph["cell"], edge_index, graph["edge_shift"], batch)
         vectors.requires_grad_(derivatives)
-        with torch.enable_grad() if derivatives else torch.set_grad_enabled(torch.is_grad_enabled()):
-            energies = self.atomic_energies(species, numbers, vectors, edge_index)
-            energy = energies.new_zeros(num_graphs).index_add(0, batch, energies)
-            out = {"energy": energy, "energies": energies}
-            if derivatives:
-                keep = self.training
-                gradient = self._edge_gradient(energies, vectors, keep)
-                if compute_forces:
-                    out["forces"] = forces_from_edges(gradient, edge_index, num_nodes)
-                if compute_stress:
-                    edge_graph = batch.index_select(0, edge_index[1])
-                    out["stress"] = stress_from_edges(vectors.detach(), gradient, edge_graph, graph["cell"])
-                if not keep:
-                    out = {key: value.detach() for key, value in out.items()}
+        out: dict[str, Tensor] = {}
+        wanted = torch.is_grad_enabled() and (keep or not derivatives)  # of what is returned
+        with torch.set_grad_enabled(derivatives or wanted):
+            node = self.node_features(species, vectors, edge_index)
+            if energy or derivatives:
+                out.update(self._energies(node, graph, species, vectors, forces, compute_stress))
+        if density and self.density_head is not None:
+            with torch.set_grad_enabled(wanted):
+                out.update(self.density_head(node, species, batch, int(graph["num_graphs"]), graph.get("charge"), project_density))
         return out
+
+    def _check_heads(self, energy: bool, density: bool) -> None:
+        if energy and not self.has_energy:
+            raise ConfigError(
+                "energy, forces or stress asked of a model without an energy head, which predicts electron densities only; "
+                "use a model trained on energies"
+            )
+        if density and self.density_head is None:
+            raise ConfigError("a density asked of a model without a density head; use a model trained on densities")
+
+    def _energies(
+        self, node: NodeFeatures, graph: Mapping[str, Any], species: Tensor, vectors: Tensor, forces: bool, stress: bool
+    ) -> dict[str, Tensor]:
+        """Energies and, by one derivative with respect to the edge vectors, forces and stress."""
+        edge_index, batch = graph["edge_index"], graph["batch"]
+        energies = self.atomic_energies(node, species, graph["atomic_numbers"], vectors, edge_index)
+        out = {"energy": energies.new_zeros(int(graph["num_graphs"])).index_add(0, batch, energies), "energies": energies}
+        if not (forces or stress):
+            return out
+        keep = self.training
+        gradient = self._edge_gradient(energies, vectors, keep)
+        if forces:
+            out["forces"] = forces_from_edges(gradient, edge_index, len(species))
+        if stress:
+            edge_graph = batch.index_select(0, edge_index[1])
+            out["stress"] = stress_from_edges(vectors.detach(), gradient, edge_graph, graph["cell"])
+        return out if keep else {key: value.detach() for key, value in out.items()}
 
     @staticmethod
     def _edge_gradient(energies: Tensor, vectors: Tensor, keep: bool) -> Tensor:
@@ -161,16 +229,23 @@ class Potential(nn.Module):
         (gradient,) = torch.autograd.grad(energies.sum(), vectors, create_graph=keep)
         return gradient
 
-    def atomic_energies(self, species: Tensor, numbers: Tensor, vectors: Tensor, edge_index: Tensor) -> Tensor:
-        """Atomic energies ``[N]`` (eV, float64) from edge vectors ``[E, 3]``."""
+    def node_features(self, species: Tensor, vectors: Tensor, edge_index: Tensor) -> NodeFeatures:
+        """The backbone's features of every atom, from edge vectors ``[E, 3]``."""
         num_nodes = len(species)
         slots, width = padded_slots(edge_index[1], num_nodes)
         table = vectors.new_zeros(num_nodes * width, 3)
         table[:, 2] = self.cutoff
         table = table.index_copy(0, slots, vectors).to(self.dtype).view(num_nodes, width, 3)
         neighbours = edge_index.new_zeros(num_nodes * width).index_copy(0, slots, edge_index[0]).view(num_nodes, width)
-        features, coordination = self.backbone(species, table, neighbours)
-        energies = self.head(features[:, 0], species, coordination)
+        return self.backbone(species, table, neighbours)
+
+    def atomic_energies(
+        self, node: NodeFeatures, species: Tensor, numbers: Tensor, vectors: Tensor, edge_index: Tensor
+    ) -> Tensor:
+        """Atomic energies ``[N]`` (eV, float64)."""
+        if self.head is None:
+            raise ConfigError("this model has no energy head")
+        energies = self.head(node.features[:, 0], species, node.coordination)
         if self.zbl is not None:
             distance = torch.linalg.vector_norm(vectors, dim=-1)
             pair = self.zbl(distance, numbers.index_select(0, edge_index[1]), numbers.index_select(0, edge_index[0]))
