@@ -12,17 +12,13 @@ from scipy.spatial.transform import Rotation
 
 from mlip.data.frame import Frame
 from mlip.data.graph import collate, frame_to_graph, graph_dict
-from mlip.testing.tolerances import tolerance
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
-class LawError(AssertionError):
-    """A model breaks a law."""
-
-
 def _graph(atoms: Atoms, cutoff: float) -> Any:
-    frame = Frame(atoms.numbers, atoms.positions, np.asarray(atoms.cell), np.asarray(atoms.pbc))
+    charge = int(atoms.info.get("charge", 0))
+    frame = Frame(atoms.numbers, atoms.positions, np.asarray(atoms.cell), np.asarray(atoms.pbc), charge=charge)
     return frame_to_graph(frame, cutoff)
 
 
@@ -203,18 +199,3 @@ LAWS: dict[str, Law] = {
         isolated_atom,
     )
 }
-
-
-def check_all(model: Any, atoms: Atoms, seed: int = 0, laws: Iterable[str] | None = None) -> dict[str, float]:
-    """Check the laws for one model and structure; return the errors.
-
-    Raises:
-        LawError: naming the law, the error and the tolerance.
-    """
-    errors = {}
-    for name in laws or LAWS:
-        errors[name] = LAWS[name](model, atoms, np.random.default_rng(seed))
-        allowed = tolerance(name, str(model.dtype))
-        if not errors[name] <= allowed:
-            raise LawError(f"{name}: error {errors[name]:.2e}, allowed {allowed:.0e} ({model.dtype})")
-    return errors

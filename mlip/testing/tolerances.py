@@ -1,6 +1,7 @@
 """The one place that knows how exact each law has to hold.
 
 Energies in eV per atom, forces in eV/Angstrom, stress in eV/Angstrom^3, for models whose forces are of order 1 eV/Angstrom.
+Density coefficients relative to the largest of the structure, electron counts relative to the number of electrons.
 """
 
 from __future__ import annotations
@@ -18,6 +19,19 @@ TOLERANCES: dict[str, tuple[float, float]] = {
     "finite_difference_stress": (1e-6, 5e-3),
     "smooth_at_cutoff": (1e-6, 1e-4),
     "isolated_atom": (1e-9, 2e-5),
+    "density_rotation": (1e-9, 2e-5),
+    "density_reflection": (1e-9, 2e-5),
+    "density_translation": (1e-9, 2e-5),
+    "density_permutation": (1e-9, 2e-5),
+    "density_batch_equals_single": (1e-9, 2e-5),
+    "density_image_shift": (1e-9, 2e-5),
+    "density_size_extensivity": (1e-9, 2e-5),
+    "density_locality": (1e-9, 2e-5),
+    "density_electron_count": (1e-12, 1e-5),
+    "density_smooth_at_cutoff": (1e-6, 1e-4),
+    "density_isolated_atom": (1e-9, 2e-5),
+    # Both types are compared, whatever the model's own.
+    "density_precision": (1e-5, 1e-5),
     # A fast path against the plain one, relative to the largest entry.
     "fast_path": (1e-12, 2e-6),
     # The recursion for spherical harmonics against e3nn's polynomials.
