@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mlip.models import ModelConfig
 
 LossKind = Literal["l1", "l2", "huber"]
+DensityKind = Literal["coulomb", "overlap", "l1", "l2"]
+TERMS = ("energy", "forces", "stress", "density")
+"""Terms of a loss, in the order of every table of them."""
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -42,6 +45,9 @@ class DataSection(Section):
         isolated_atoms: a file of one-atom frames for ``e0``.
         split_by: frames with the same value of this extra (such as ``molecule``) stay on one side of the split.
         split_seed: seed of the split.
+        weights: frames that count more or less in the loss: ``{extra: {start of its value: weight}}``, such as
+            ``{origin: {mmff: 3.0}}``; frames that match nothing count 1, of several starts that match the longest counts.
+            Validation and tests weigh all frames alike.
         batch_size: frames in a step; or give ``max_atoms``/``max_edges`` instead.
         max_atoms: largest number of atoms in a step.
         max_edges: largest number of directed edges in a step.
@@ -59,6 +65,7 @@ class DataSection(Section):
     isolated_atoms: str | None = None
     split_by: str | None = None
     split_seed: int = 0
+    weights: dict[str, dict[str, Positive]] | None = None
     batch_size: Count | None = None
     max_atoms: Count | None = None
     max_edges: Count | None = None
@@ -121,16 +128,34 @@ class EnergyTerm(LossTerm):
     per_atom: bool = True
 
 
+class DensityTerm(Section):
+    """The density's share, of the residual coefficients d = predicted - reference of a frame with N electrons.
+
+    Attributes:
+        weight: as in :class:`LossTerm`.
+        kind: ``coulomb`` d (P|Q) d / N in Hartree, twice the self-repulsion of the error; ``overlap`` d <P|Q> d / N in
+            Bohr^-3; ``l1`` and ``l2``: mean of |x| and x^2 over the shells, x the root mean square of a shell's
+            components in units of the shell's spread in the training set.
+    """
+
+    weight: NotNegative = 1.0
+    kind: DensityKind = "coulomb"
+
+
 class LossSection(Section):
-    """Mean over all labelled frames (energy), components of atoms (forces) and Voigt components (stress) of a step."""
+    """Mean over labelled frames (energy, density), components of atoms (forces) and Voigt components (stress) of a step.
+
+    A term counts only where the model has its head; a weight that is given for a head that is not there is an error.
+    """
 
     energy: EnergyTerm = EnergyTerm()
     forces: LossTerm = LossTerm(weight=1.0)
     stress: LossTerm = LossTerm(weight=0.0, delta=0.001)
+    density: DensityTerm = DensityTerm()
 
     @model_validator(mode="after")
     def _something(self) -> LossSection:
-        if not any(term.weight > 0 for term in (self.energy, self.forces, self.stress)):
+        if not any(getattr(self, name).weight > 0 for name in TERMS):
             raise ValueError("all weights are 0: there is nothing to learn")
         return self
 
@@ -152,6 +177,7 @@ class StageTwo(Section):
     energy: NotNegative | None = None
     forces: NotNegative | None = None
     stress: NotNegative | None = None
+    density: NotNegative | None = None
 
 
 class TrainingSection(Section):
@@ -166,7 +192,9 @@ class TrainingSection(Section):
         schedule: ``cosine`` or ``constant`` (after the warm-up).
         ema_decay: decay of the running average of the weights that is validated and shipped; 0 switches it off.
         gradient_clip: largest norm of the gradient; ``None`` does not clip.
-        early_stopping: stop when validation no longer improves. monitor: what the best weights are chosen by.
+        early_stopping: stop when validation no longer improves. monitor: what the best weights are chosen by: ``loss``, an
+            error of energy or forces, or of the density: ``density_coulomb`` (self-repulsion of the error per electron),
+            ``density_overlap`` (relative L2 error), ``density_rmse`` (of the standardised coefficients).
         validate_every: epochs between validations; ``auto`` is 1, but keeps validation below a tenth of the time of
             a run under ``max_minutes``.
         stage_two: other loss weights near the end.
@@ -184,7 +212,9 @@ class TrainingSection(Section):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     gradient_clip: Positive | None = 10.0
     early_stopping: EarlyStopping | None = None
-    monitor: Literal["loss", "energy_mae", "forces_mae", "energy_rmse", "forces_rmse"] = "loss"
+    monitor: Literal[
+        "loss", "energy_mae", "forces_mae", "energy_rmse", "forces_rmse", "density_coulomb", "density_overlap", "density_rmse"
+    ] = "loss"
     validate_every: Count | Literal["auto"] = "auto"
     stage_two: StageTwo | None = None
     seed: int = 0
@@ -221,13 +251,54 @@ class RunConfig(Section):
     run: RunSection = RunSection()
 
     @property
+    def heads(self) -> tuple[str, ...]:
+        """``energy``, ``density``: what the model predicts."""
+        model = self.model.resolve()
+        return tuple(name for name, there in (("energy", model.energy), ("density", model.density is not None)) if there)
+
+    @property
     def active_terms(self) -> tuple[str, ...]:
         """Terms of the loss that have a weight in some part of the run: these labels are needed, predicted, summed."""
-        stage = self.training.stage_two
-        names = ("energy", "forces", "stress")
+        stage, heads = self.training.stage_two, self.heads
         return tuple(
-            name for name in names if getattr(self.loss, name).weight > 0 or (stage and (getattr(stage, name) or 0) > 0)
+            name
+            for name in TERMS
+            if head_of(name) in heads
+            and (getattr(self.loss, name).weight > 0 or (stage is not None and (getattr(stage, name) or 0) > 0))
         )
+
+    def settled(self) -> RunConfig:
+        """The same with weight 0 for the terms whose head the model lacks.
+
+        Refuses weights and a monitor that are given and need such a head, and a model with nothing to learn.
+
+        Raises:
+            ConfigError: that is so.
+        """
+        heads = self.heads
+        for name in TERMS:
+            head = head_of(name)
+            how = "density: {}" if head == "density" else "energy: true"
+            term, stage = getattr(self.loss, name), self.training.stage_two
+            given = name in self.loss.model_fields_set and "weight" in term.model_fields_set and term.weight > 0
+            if head not in heads and (given or (stage is not None and getattr(stage, name))):
+                where = f"loss.{name}.weight is {term.weight:g}" if given else f"training.stage_two.{name} is given"
+                raise ConfigError(f"{where}, and the model has no {head} head; give model.{how}, or leave the term out")
+        monitor = self.training.monitor
+        head = head_of(monitor.partition("_")[0])
+        if monitor != "loss" and head not in heads:
+            raise ConfigError(f"training.monitor is {monitor}, and the model has no {head} head; monitor loss")
+        if not self.active_terms:
+            terms = ", ".join(f"loss.{name}" for name in TERMS if head_of(name) in heads)
+            raise ConfigError(f"nothing to learn for the model's head ({', '.join(heads)}): give {terms} a weight above 0")
+        lacking = {name: getattr(self.loss, name) for name in TERMS if head_of(name) not in heads}
+        unweighted = {name: term.model_copy(update={"weight": 0.0}) for name, term in lacking.items()}
+        return self.model_copy(update={"loss": self.loss.model_copy(update=unweighted)})
+
+
+def head_of(term: str) -> str:
+    """The head that a term of the loss belongs to."""
+    return "density" if term == "density" else "energy"
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
         from mlip.models import ModelConfig
 
         raise ConfigError(describe(error, ModelConfig, prefix=("model",), also=ModelSection.model_fields)) from None
-    return config
+    return config.settled()
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

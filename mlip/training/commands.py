@@ -13,6 +13,7 @@ from rich.table import Table
 from mlip.checkpoint import find_model, load_model, read_header
 from mlip.configfile import load_config
 from mlip.errors import UserError
+from mlip.models import DensityReference, Potential
 
 
 def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dry_run: bool) -> int:
@@ -65,7 +66,7 @@ def eval_command(
     outcome = evaluate_frames(model, frames, batch_size, collect=plots)
     reports, counts = {data.stem: outcome.errors.report()}, {data.stem: len(frames)}
     if not reports[data.stem]:
-        raise UserError(f"{data}: no energy, forces or stress in it to compare with; name them with --energy-key ...")
+        raise UserError(f"{data}: {_nothing_to_compare(model)}")
     console = Console()
     say_results(console, reports, counts)
     if out is not None:
@@ -75,6 +76,15 @@ def eval_command(
         console.print(f"{'tables and plots' if plots else 'tables'}: {out}", highlight=False, soft_wrap=True)
 
 
+def _nothing_to_compare(model: Potential) -> str:
+    if model.density_basis is None:
+        return "no energy, forces or stress in it to compare with; name them with --energy-key ..."
+    basis = f"density_coefficients with the file's density_basis, which the model has as {model.density_basis.name}"
+    if not model.has_energy:
+        return f"no density in it to compare with: the model predicts {basis}; label it with `scf-accel label`"
+    return f"no energy, forces, stress or density in it to compare with ({basis}); name labels with --energy-key ..."
+
+
 def info_command(model_name: str) -> None:
     """Print a checkpoint's header."""
     from ase.data import chemical_symbols
@@ -82,6 +92,13 @@ def info_command(model_name: str) -> None:
     header = read_header(model_name)
     metadata = dict(header.pop("metadata", None) or {})
     errors, frames = metadata.pop("errors", None), metadata.pop("frames", {})
+    density = header.pop("density", None)
+    if density:
+        reference = DensityReference.from_dict(density)
+        header["density"] = {
+            "basis": reference.basis.name, "l_max": reference.basis.l_max, "metric": reference.metric,
+            "charges": " ".join(map(str, reference.charges)),
+        }  # fmt: skip
     header["elements"] = " ".join(chemical_symbols[int(z)] for z in header["elements"])
     header["e0"] = {chemical_symbols[int(z)]: energy for z, energy in header["e0"].items()}
     table = Table(title=str(find_model(model_name)), title_justify="left", show_header=False)

@@ -30,6 +30,17 @@ SAVE_EVERY = 120.0
 SAVE_SHARE = 0.05
 """Checkpoints take at most this share of the time."""
 VALIDATION_SHARE = 0.1
+LOGGED = ("energy_per_atom", "forces", "stress", "density_coulomb", "density_overlap", "density")
+MONITORED = {
+    "energy_mae": ("energy_per_atom", "mae"),
+    "energy_rmse": ("energy_per_atom", "rmse"),
+    "forces_mae": ("forces", "mae"),
+    "forces_rmse": ("forces", "rmse"),
+    "density_coulomb": ("density_coulomb", "mae"),
+    "density_overlap": ("density_overlap", "mae"),
+    "density_rmse": ("density", "rmse"),
+}
+"""What a name of ``training.monitor`` stands for: quantity and kind of error in a report."""
 
 
 class Conductor(Callback):
@@ -168,9 +179,9 @@ class Conductor(Callback):
             if self._judge(value):
                 self.best = {name: t.detach().cpu().clone() for name, t in module.model.state_dict().items()}
         self._time_validation(time.monotonic() - start)
-        trained = ErrorSums(module.elements)
+        trained = module.errors.empty()
         trained.sums = sum_over_processes(module.errors.sums)
-        module.errors = ErrorSums(module.elements)
+        module.errors = module.errors.empty()
         self._elapsed = agree_on_maximum([self.budget.elapsed])[0]
         self._last_validation = self.progress.elapsed = self._elapsed
         self.progress.history.append(self._row(outcome, trained))
@@ -194,9 +205,8 @@ class Conductor(Callback):
         name = self.options.monitor
         if name == "loss":
             return outcome.loss(self.loss_weights(1.0))
-        quantity, _, kind = name.rpartition("_")
-        report = outcome.errors.report()
-        return report["energy_per_atom" if quantity == "energy" else quantity][kind]
+        quantity, kind = MONITORED[name]
+        return outcome.errors.report()[quantity][kind]
 
     def _min_delta(self) -> float:
         rule = self.options.early_stopping
@@ -206,7 +216,8 @@ class Conductor(Callback):
         """Remember what a validation takes; reserve the final evaluation and the plots."""
         self._validation_seconds = agree_on_maximum([known if known is not None else seconds])[0]
         plots = 5.0 if self.config.run.plots else 0.5
-        self.budget.reserve = self._validation_seconds * (1.0 + 1.1 * self.final_cost) + plots
+        metrics = getattr(self.validate, "metric_seconds", 0.0)  # those of all sets are made once more at the end
+        self.budget.reserve = self._validation_seconds * (1.0 + 1.1 * self.final_cost) + 1.1 * self.final_cost * metrics + plots
 
     def _row(self, outcome: Evaluation, trained: ErrorSums) -> dict[str, float]:
         row: dict[str, float] = {
@@ -215,7 +226,7 @@ class Conductor(Callback):
         }  # fmt: skip
         for part, errors in (("train", trained), ("valid", outcome.errors)):
             report = errors.report()
-            for quantity in ("energy_per_atom", "forces", "stress"):
+            for quantity in LOGGED:
                 for kind in ("mae", "rmse"):
                     if quantity in report:
                         row[f"{part}_{quantity}_{kind}"] = report[quantity][kind]

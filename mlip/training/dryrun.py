@@ -10,6 +10,7 @@ from rich.console import Console
 from mlip.config import RunConfig
 from mlip.training.losses import TERMS, loss_sums, total_loss
 from mlip.training.optimizer import make_optimizer
+from mlip.training.predict import predict
 from mlip.training.prepare import new_model, prepare, training_batches, training_graphs
 from mlip.training.report import describe_data, parameter_table
 from mlip.training.results import clock
@@ -41,7 +42,7 @@ def dry_run(config: RunConfig, console: Console) -> float:
     seconds: list[float] = []
     for graph in load_batches(graphs, batches[:TIMED_STEPS]):
         start = time.monotonic()
-        prediction = model(graph, compute_forces=True, compute_stress="stress" in terms)
+        prediction = predict(model, graph, stress="stress" in terms)
         total_loss(*loss_sums(prediction, graph, config.loss, terms), weights).backward()
         optimizer.step()
         optimizer.zero_grad()

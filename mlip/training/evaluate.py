@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from mlip.config import LossSection
+from mlip.training.density import difference
 from mlip.training.losses import TERMS, atoms_per_graph, loss_sums
 from mlip.training.metrics import ErrorSums
+from mlip.training.predict import density_degrees, has_energy, predict
 
 PARITY_POINTS = 200_000
 
@@ -25,6 +27,8 @@ class Parity:
     Attributes:
         e0: reference energies by atomic number ``[118 + 1]``, eV; energies are kept relative to them, where given.
         energy: eV/atom. forces: eV/Angstrom, with the atoms' numbers in ``forces_elements``. stress: eV/Angstrom^3.
+        density: coefficients by degree, in units of the spread of their shells; l = 0 relative to its mean in the training set.
+            density_elements: the atomic number of each.
     """
 
     e0: Tensor | None = None
@@ -32,9 +36,17 @@ class Parity:
     forces: list[np.ndarray] = field(default_factory=list)
     forces_elements: list[np.ndarray] = field(default_factory=list)
     stress: list[np.ndarray] = field(default_factory=list)
+    density: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    density_elements: dict[int, list[np.ndarray]] = field(default_factory=dict)
 
     def add(self, prediction: dict[str, Tensor], graph: dict[str, Any]) -> None:
         """Keep a batch's labelled numbers, up to :data:`PARITY_POINTS` of each kind."""
+        if "energy" in prediction:
+            self._add_energy(prediction, graph)
+        if "density_coefficients" in prediction and "density_size" in graph:
+            self._add_density(prediction, graph)
+
+    def _add_energy(self, prediction: dict[str, Tensor], graph: dict[str, Any]) -> None:
         atoms = atoms_per_graph(graph)
         reference = torch.zeros_like(graph["energy"])
         if self.e0 is not None:
@@ -49,6 +61,17 @@ class Parity:
         if "stress" in prediction:
             self._keep(self.stress, graph["stress"], prediction["stress"])
 
+    def _add_density(self, prediction: dict[str, Tensor], graph: dict[str, Any]) -> None:
+        found = difference(prediction, graph)
+        label = (found.label - found.baseline) / found.scale
+        predicted = label + found.values / found.scale
+        for degree in torch.unique(found.degree).tolist():
+            store, elements = self.density.setdefault(degree, []), self.density_elements.setdefault(degree, [])
+            chosen = found.degree == degree
+            if sum(map(len, elements)) < PARITY_POINTS:
+                self._keep(store, label[chosen], predicted[chosen])
+                elements.append(found.element[chosen].cpu().numpy())
+
     @staticmethod
     def _keep(store: list[np.ndarray], label: Tensor, predicted: Tensor) -> None:
         label, predicted = label.detach().double().flatten(), predicted.detach().double().flatten()
@@ -59,7 +82,7 @@ class Parity:
 
 @dataclass
 class Evaluation:
-    """Outcome of one pass: errors; penalty sums ``[3]`` and their counts ``[3]`` of energy, forces, stress."""
+    """Outcome of one pass: errors; sums of the penalties of :data:`mlip.config.TERMS` and how many they are."""
 
     errors: ErrorSums
     penalties: Tensor
@@ -74,6 +97,10 @@ class Evaluation:
     def tensors(self) -> list[Tensor]:
         """What is to be summed over processes."""
         return [self.errors.sums, self.penalties, self.counts]
+
+
+def _predicted(terms: Collection[str], prediction: dict[str, Tensor]) -> list[str]:
+    return [name for name in terms if (name if name != "density" else "density_coefficients") in prediction]
 
 
 def reference_table(model: nn.Module) -> Tensor | None:
@@ -111,27 +138,24 @@ def evaluate(
     """Compare a potential with the labels of all batches.
 
     Args:
-        model: takes a graph dict, returns ``energy``, ``forces`` and ``stress`` (eV, Angstrom).
+        model: takes a graph dict, returns ``energy``, ``forces`` and ``stress`` (eV, Angstrom), ``density_coefficients``.
         batches: graph dicts on the model's device.
         elements: atomic numbers that may occur.
         loss: also sum these penalties. terms: of these labels.
         stress: compute stresses, for batches that have stress labels.
         collect: keep labels and predictions for parity plots.
     """
-    errors = ErrorSums(list(elements))
+    errors = ErrorSums(list(elements), density_degrees(model))
     penalties = torch.zeros(len(TERMS), dtype=torch.float64)
     counts = torch.zeros(len(TERMS), dtype=torch.float64)
     parity = Parity(reference_table(model)) if collect else None
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.set_grad_enabled(has_energy(model)):
         for graph in batches:
             wanted = stress and bool(torch.isfinite(graph["stress"]).any())
-            prediction = model(graph, compute_forces=True, compute_stress=wanted)
-            prediction = {name: value.detach() for name, value in prediction.items()}
-            if not wanted:
-                prediction.pop("stress", None)
+            prediction = {name: value.detach() for name, value in predict(model, graph, stress=wanted).items()}
             errors.add(prediction, graph)
             if loss is not None:
-                sums, number = loss_sums(prediction, graph, loss, [name for name in terms if name in prediction])
+                sums, number = loss_sums(prediction, graph, loss, _predicted(terms, prediction))
                 counts += number.cpu()
                 for index, name in enumerate(TERMS):
                     if name in sums:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 
-from mlip.data.graph import GRAPH_KEYS, GraphDataset
+from mlip.data.graph import GRAPH_KEYS, GraphDataset, density_pointer
+from mlip.training.density import EXTRA_KEYS
 
 
 class Batches(Protocol):
@@ -24,16 +25,19 @@ class Batches(Protocol):
 def merge_graphs(graphs: Sequence[Data]) -> dict[str, Any]:
     """Several graphs as one dict: as ``graph_dict(collate(graphs))``, several times faster.
 
-    Keys as in :func:`mlip.data.graph.frame_to_graph`, with ``batch[N]`` and ``num_graphs``.
+    Keys as in :func:`mlip.data.graph.frame_to_graph`, with ``batch[N]`` and ``num_graphs``; those of
+    :mod:`mlip.training.density` and ``weight[B]`` where the graphs have them.
     """
     atoms = torch.tensor([int(graph["atomic_numbers"].shape[0]) for graph in graphs])
     edges = torch.tensor([int(graph["edge_index"].shape[1]) for graph in graphs])
     first = torch.cumsum(atoms, 0) - atoms
     merged: dict[str, Any] = {
         key: torch.cat([graph[key] for graph in graphs], dim=1 if key == "edge_index" else 0)
-        for key in GRAPH_KEYS
+        for key in dict.fromkeys((*GRAPH_KEYS, *EXTRA_KEYS))
         if key in graphs[0]
     }
+    if "density_size" in merged:
+        merged["density_ptr"] = density_pointer(merged["density_size"])
     merged["edge_index"] = merged["edge_index"] + torch.repeat_interleave(first, edges)
     merged["batch"] = torch.repeat_interleave(torch.arange(len(graphs)), atoms)
     merged["num_graphs"] = len(graphs)

@@ -1,4 +1,4 @@
-"""Losses of energy, forces and stress, masked where a label is missing and normalised over all processes."""
+"""Losses of energy, forces, stress and density, masked where a label is missing and normalised over all processes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlip.config import LossSection, LossTerm
+from mlip.config import TERMS, LossSection, LossTerm
+from mlip.training.density import density_penalty
 
-TERMS = ("energy", "forces", "stress")
+__all__ = ["TERMS", "atoms_per_graph", "label_differences", "loss_sums", "penalty", "total_loss"]
 
 
 def penalty(difference: Tensor, kind: str, delta: float) -> Tensor:
@@ -42,21 +43,38 @@ def label_differences(prediction: dict[str, Tensor], graph: dict[str, Any], name
 def loss_sums(
     prediction: dict[str, Tensor], graph: dict[str, Any], config: LossSection, terms: Collection[str]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Unweighted sums of the penalties of a batch by term, and how many labels each sums over, ``[3]`` float64.
+    """Unweighted sums of the penalties of a batch by term, and how many labels each sums over, ``[len(TERMS)]`` float64.
+
+    Where the batch has a ``weight`` [B], a penalty counts as often as its frame's weight says.
 
     Args:
         terms: which of :data:`TERMS` to sum; each must be in ``prediction``.
     """
     sums: dict[str, Tensor] = {}
-    counts = torch.zeros(len(TERMS), dtype=torch.float64, device=graph["energy"].device)
+    counts = torch.zeros(len(TERMS), dtype=torch.float64, device=graph["batch"].device)
     for index, name in enumerate(TERMS):
         if name not in terms:
             continue
-        term: LossTerm = getattr(config, name)
-        difference = label_differences(prediction, graph, name, per_atom=getattr(term, "per_atom", False))
-        sums[name] = penalty(difference, term.kind, term.delta).sum()
-        counts[index] = difference.numel()
+        if name == "density":
+            penalties, frame = density_penalty(prediction, graph, config.density.kind)
+        else:
+            term: LossTerm = getattr(config, name)
+            difference = label_differences(prediction, graph, name, per_atom=getattr(term, "per_atom", False))
+            penalties, frame = penalty(difference, term.kind, term.delta), None
+        if "weight" in graph:
+            frame = _frames_of_labels(graph, name) if frame is None else frame
+            weights = graph["weight"].index_select(0, frame)
+            sums[name], counts[index] = (weights * penalties).sum(), weights.sum()
+        else:
+            sums[name], counts[index] = penalties.sum(), penalties.numel()
     return sums, counts
+
+
+def _frames_of_labels(graph: dict[str, Any], name: str) -> Tensor:
+    """The frame of each of :func:`label_differences`."""
+    known = torch.isfinite(graph[name])
+    frame = graph["batch"] if name == "forces" else torch.arange(len(known), device=known.device)
+    return frame.view(-1, *[1] * (known.dim() - 1)).expand(known.shape)[known]
 
 
 def total_loss(
@@ -78,5 +96,6 @@ def total_loss(
     total = torch.zeros((), dtype=torch.float64, device=counts.device)
     for index, name in enumerate(TERMS):
         if name in sums:
-            total = total + weights[name] * world_size * sums[name] / overall[index].clamp(min=1.0)
+            count = torch.where(overall[index] > 0, overall[index], 1.0)
+            total = total + weights[name] * world_size * sums[name] / count
     return total

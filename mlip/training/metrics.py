@@ -1,4 +1,4 @@
-"""Errors of energies, forces and stresses, accumulated in float64."""
+"""Errors of energies, forces, stresses and densities, accumulated in float64."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from ase.data import chemical_symbols
 from ase.units import GPa
 from torch import Tensor
 
+from mlip.training.density import difference, factor_key, labelled_frames, metric_errors, quadratic_forms
 from mlip.training.losses import label_differences
 
 EV = 1000.0  # meV in one eV
-UNITS = {"energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/A", "stress": "meV/A^3", "stress_GPa": "GPa"}
-SCALES = {"energy": EV, "energy_per_atom": EV, "forces": EV, "stress": EV, "stress_GPa": 1.0 / GPa}
+UNITS = {
+    "energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/A", "stress": "meV/A^3", "stress_GPa": "GPa",
+    "density_coulomb": "mHa/e", "density_overlap": "%", "density_electrons": "me", "density": "sd",
+}  # fmt: skip
+SCALES = {
+    "energy": EV, "energy_per_atom": EV, "forces": EV, "stress": EV, "stress_GPa": 1.0 / GPa,
+    "density_coulomb": 1000.0, "density_overlap": 100.0, "density_electrons": 1000.0, "density": 1.0,
+}  # fmt: skip
 
 
 class ErrorSums:
@@ -23,14 +30,24 @@ class ErrorSums:
     Quantities: ``energy`` (total), ``energy_per_atom``, ``forces`` (components), ``forces/<element>``, ``stress``
     (Voigt components). Sums are in eV and Angstrom, float64; reports in the units of :data:`UNITS`.
 
+    Of densities, one number a frame: ``density_coulomb``, the self-repulsion of the error ``d (P|Q) d / 2`` per electron;
+    ``density_overlap``, ``sqrt(d <P|Q> d / c <P|Q> c)``; ``density_electrons``, what the prediction holds too much before it is
+    projected. One a coefficient: ``density``, ``density/<element>`` and ``density/l=<l>``, errors in units of the spread (standard
+    deviation about the element's mean) of the coefficient's shell in the training set.
+
     Args:
         elements: atomic numbers that may occur.
+        degrees: degrees of the coefficients; none without a density.
     """
 
-    def __init__(self, elements: Sequence[int]):
-        self.elements = sorted(int(z) for z in elements)
+    def __init__(self, elements: Sequence[int], degrees: Sequence[int] = ()):
+        self.elements, self.degrees = sorted(int(z) for z in elements), sorted(degrees)
         self.names = ["energy", "energy_per_atom", "forces", "stress"]
         self.names += [f"forces/{chemical_symbols[z]}" for z in self.elements]
+        if self.degrees:
+            self.names += ["density_coulomb", "density_overlap", "density_electrons", "density"]
+            self.names += [f"density/{chemical_symbols[z]}" for z in self.elements]
+            self.names += [f"density/l={degree}" for degree in self.degrees]
         self.sums = torch.zeros(len(self.names), 3, dtype=torch.float64)  # count, |x|, x^2
 
     @torch.no_grad()
@@ -44,6 +61,29 @@ class ErrorSums:
             self._put_by_element(prediction["forces"].double() - graph["forces"], graph["atomic_numbers"])
         if "stress" in prediction:
             self._put("stress", label_differences(prediction, graph, "stress", per_atom=False))
+        if "density_coefficients" in prediction and "density_size" in graph and self.degrees:
+            self._add_density(prediction, graph)
+
+    def _add_density(self, prediction: dict[str, Tensor], graph: dict[str, Any]) -> None:
+        found = difference(prediction, graph)
+        if factor_key("coulomb") in graph:
+            self._put("density_coulomb", 0.5 * metric_errors(found, graph, "coulomb"))
+        if factor_key("overlap") in graph:
+            factors = graph[factor_key("overlap")]
+            error, whole = (quadratic_forms(values, found.sizes, factors) for values in (found.values, found.label))
+            self._put("density_overlap", (error / whole).sqrt())
+        surplus = prediction["density_electrons"] - graph["density_wanted"]
+        self._put("density_electrons", surplus[labelled_frames(graph)])
+        standardised = found.values / found.scale
+        self._put("density", standardised)
+        for z in self.elements:
+            self._put(f"density/{chemical_symbols[z]}", standardised[found.element == z])
+        for degree in self.degrees:
+            self._put(f"density/l={degree}", standardised[found.degree == degree])
+
+    def empty(self) -> ErrorSums:
+        """The same quantities, nothing counted."""
+        return ErrorSums(self.elements, self.degrees)
 
     def _put(self, name: str, difference: Tensor) -> None:
         difference = difference.detach().double().cpu()

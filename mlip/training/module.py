@@ -14,6 +14,7 @@ from mlip.training.distributed import sum_over_processes
 from mlip.training.losses import TERMS, loss_sums, total_loss
 from mlip.training.metrics import ErrorSums
 from mlip.training.optimizer import make_optimizer
+from mlip.training.predict import density_degrees, predict
 
 MAX_BAD_STEPS = 10
 
@@ -22,7 +23,7 @@ class PotentialModule(LightningModule):
     """Loss, gradient check and optimiser of a potential.
 
     Args:
-        model: takes a graph dict, returns ``energy``, ``forces``, ``stress``.
+        model: takes a graph dict, returns ``energy``, ``forces``, ``stress``, ``density_coefficients``: what it has heads for.
         config: the run.
         elements: atomic numbers in the data.
 
@@ -40,20 +41,17 @@ class PotentialModule(LightningModule):
         self.config = config
         self.elements = elements
         self.loss_weights = {name: float(getattr(config.loss, name).weight) for name in TERMS}
-        self.errors = ErrorSums(elements)
-        self.step_errors = ErrorSums(elements)
+        self.terms = config.active_terms
+        self.errors = ErrorSums(elements, density_degrees(model))
+        self.step_errors = self.errors.empty()
         self.skipped = False
         self.bad_steps = 0
 
     def training_step(self, graph: dict[str, Any], batch_idx: int) -> Tensor:
         """Loss of one batch, normalised over all processes."""
-        terms = self.config.active_terms
-        stress = "stress" in terms
-        prediction = self.model(graph, compute_forces=True, compute_stress=stress)
-        if not stress:
-            prediction = {name: value for name, value in prediction.items() if name != "stress"}
-        sums, counts = loss_sums(prediction, graph, self.config.loss, terms)
-        self.step_errors = ErrorSums(self.elements)
+        prediction = predict(self.model, graph, stress="stress" in self.terms)
+        sums, counts = loss_sums(prediction, graph, self.config.loss, self.terms)
+        self.step_errors = self.errors.empty()
         self.step_errors.add(prediction, graph)
         self.errors.sums += self.step_errors.sums
         return total_loss(sums, counts, self.loss_weights, self.trainer.world_size, sum_over_processes)

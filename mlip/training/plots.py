@@ -31,9 +31,11 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def learning_curve(rows: Sequence[dict[str, float]], path: Path) -> Path:
-    """MAE of energy, forces (and stress) on training and validation set against wall time, with the learning rate."""
-    panels = [("energy_per_atom", "energy MAE (meV/atom)"), ("forces", "force MAE (meV/Å)")]
-    panels += [("stress", "stress MAE (meV/Å³)")] if any("valid_stress_mae" in row for row in rows) else []
+    """Errors of what is learned on training and validation set against wall time, with the learning rate."""
+    panels = [
+        ("energy_per_atom", "energy MAE (meV/atom)"), ("forces", "force MAE (meV/Å)"), ("stress", "stress MAE (meV/Å³)"),
+        ("density_coulomb", "density: Coulomb error (mHa per electron)"), ("density", "coefficients: MAE (sd)"),
+    ]  # fmt: skip
     panels = [panel for panel in panels if any(f"valid_{panel[0]}_mae" in row for row in rows)]
     figure = Figure(figsize=(4.6 * (len(panels) + 1), 3.8), layout="constrained")
     axes = figure.subplots(1, len(panels) + 1, squeeze=False)[0]
@@ -62,7 +64,7 @@ def learning_curve(rows: Sequence[dict[str, float]], path: Path) -> Path:
 
 
 def parity_plots(parities: dict[str, Parity], folder: Path) -> list[Path]:
-    """``parity_energy.png``, ``parity_forces.png``, ``parity_stress.png``; kinds without labels are left out."""
+    """``parity_energy.png``, ``parity_forces.png``, ``..._stress.png``, ``..._density.png``; kinds without labels are left out."""
     written = []
     if any(parity.energy for parity in parities.values()):
         written.append(_parity_energy(parities, folder / "parity_energy.png"))
@@ -71,6 +73,8 @@ def parity_plots(parities: dict[str, Parity], folder: Path) -> list[Path]:
     if any(parity.stress for parity in parities.values()):
         sets = {name: _joined(parity.stress) / GPa for name, parity in parities.items() if parity.stress}
         written.append(_by_set(sets, "stress component", "GPa", "GPa", 1.0, folder / "parity_stress.png"))
+    if any(parity.density for parity in parities.values()):
+        written.append(_parity_density(parities, folder / "parity_density.png"))
     return written
 
 
@@ -109,6 +113,32 @@ def _parity_forces(parities: dict[str, Parity], path: Path) -> Path:
         _scatter(axis, label[chosen], predicted[chosen], colour, text)
         errors.plot(label[chosen], difference, ".", color=colour, ms=2, alpha=0.4, rasterized=True)
     _diagonal(axis, np.concatenate([label, predicted]))
+    return save(figure, path)
+
+
+def _parity_density(parities: dict[str, Parity], path: Path) -> Path:
+    """Coefficients of the last set that has them, a panel for each l, coloured by element."""
+    name, parity = [(name, parity) for name, parity in parities.items() if parity.density][-1]
+    degrees = sorted(parity.density)
+    columns = min(3, len(degrees))
+    rows = -(-len(degrees) // columns)
+    figure = Figure(figsize=(4.4 * columns, 4.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure.suptitle(f"density coefficients less their element's mean, in standard deviations of the training set ({name})")
+    for axis, degree in zip(axes, degrees, strict=False):
+        label, predicted = _joined(parity.density[degree])
+        elements = np.concatenate(parity.density_elements[degree])
+        for z in sorted(set(elements.tolist())):
+            chosen = elements == z
+            error = float(np.sqrt(np.square(predicted - label)[chosen].mean()))
+            _scatter(axis, label[chosen], predicted[chosen], _element_colour(z), f"{chemical_symbols[z]}: RMSE {number(error, 3)}")
+        _diagonal(axis, np.concatenate([label, predicted]))
+        axis.set_title(f"l = {degree}")
+        axis.set_xlabel("reference")
+        axis.set_ylabel("predicted")
+        axis.grid(alpha=0.3, lw=0.4)
+    for axis in axes[len(degrees) :]:
+        axis.set_axis_off()
     return save(figure, path)
 
 

@@ -15,13 +15,17 @@ from ase.data import chemical_symbols
 from mlip.config import RunConfig
 from mlip.data.audit import AuditReport, audit_frames
 from mlip.data.batching import BudgetBatchSampler
+from mlip.data.density import Metric
 from mlip.data.e0 import CompositionSums, fit_e0, is_isolated_atom, isolated_atom_energies
 from mlip.data.frame import Frame, FrameSubset, count_atoms
 from mlip.data.graph import GraphDataset
 from mlip.data.readers import open_frames
 from mlip.data.split import split_frames
 from mlip.errors import ConfigError
-from mlip.models import Potential, build
+from mlip.models import DensityReference, Potential, build
+from mlip.training.density import METRICS
+from mlip.training.graphs import TrainingGraphs, available_metrics, frame_weights
+from mlip.training.prepare_density import density_reference
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +43,10 @@ class Prepared:
         elements: atomic numbers in the training set. e0: eV by atomic number. e0_note: where they come from.
         force_rms: root mean square of the training forces, eV/Angstrom. level_of_theory: of the training file.
         fingerprint: SHA-256 of the training file. charges, spins: all that occur in the training set, sorted.
+        density: basis, baseline and spreads of the density labels; ``None`` without a density head.
+        weights: of the training frames in the loss; ``None`` where all count alike.
+
+    Without an energy head ``e0`` is empty and ``force_rms`` is 1.
     """
 
     train: Sequence[Frame]
@@ -53,6 +61,8 @@ class Prepared:
     audits: dict[str, AuditReport] = field(default_factory=dict)
     charges: list[int] = field(default_factory=lambda: [0])
     spins: list[int] = field(default_factory=lambda: [0])
+    density: DensityReference | None = None
+    weights: np.ndarray | None = None
 
     def sets(self) -> dict[str, Sequence[Frame]]:
         """Everything that the results table covers: some of train, valid, tests."""
@@ -67,7 +77,7 @@ def prepare(config: RunConfig) -> Prepared:
         ConfigError: E0 as asked for cannot be had from these data; the validation set lacks the monitored label.
     """
     data = config.data
-    needed = set(config.active_terms)
+    needed = set(config.active_terms) - {"density"}
     everything = open_frames(data.train, data.keys, data.units)
     audits = {"train": audit_frames(everything, needed=needed)}
     atoms = isolated_atom_energies(_single_atoms(everything))
@@ -90,11 +100,14 @@ def prepare(config: RunConfig) -> Prepared:
         unknown = [chemical_symbols[z] for z in _elements(frames) if z not in elements]
         if unknown:
             raise ConfigError(f"data.{name} holds {', '.join(unknown)}, which no training frame has; drop those frames")
-    e0, note = reference_energies(config, train, elements, atoms)
-    scale = force_rms(train)
+    energy, density = ("energy" in config.heads), ("density" in config.heads)
+    e0, note = reference_energies(config, train, elements, atoms) if energy else ({}, "no energies")
+    scale = force_rms(train) if energy else 1.0
     theory = getattr(everything, "attrs", {}).get("level_of_theory")
     return Prepared(
-        train, valid, tests, elements, e0, note, scale, theory, fingerprint(data.train), audits, charges, spins
+        train, valid, tests, elements, e0, note, scale, theory, fingerprint(data.train), audits, charges, spins,
+        density_reference(config, train, {"valid": valid, **tests}) if density else None,
+        frame_weights(train, data.weights) if data.weights else None,
     )  # fmt: skip
 
 
@@ -105,7 +118,7 @@ def check_monitor(config: RunConfig, valid: Sequence[Frame]) -> None:
         ConfigError: that is so.
     """
     label = config.training.monitor.partition("_")[0]
-    if label == "loss":
+    if label in ("loss", "density"):  # of densities, density_reference does
         return
     if not any((value := getattr(frame, label)) is not None and np.isfinite(value).any() for frame in valid):
         raise ConfigError(
@@ -205,9 +218,29 @@ def fingerprint(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def training_graphs(config: RunConfig, prepared: Prepared, cutoff: float) -> GraphDataset:
-    """Graphs of the training set, held in memory up to ``data.cache_mb``."""
-    return GraphDataset(prepared.train, cutoff, cache_bytes=int(config.data.cache_mb * 2**20))
+def training_graphs(config: RunConfig, prepared: Prepared, cutoff: float) -> TrainingGraphs:
+    """Graphs of the training set, held in memory up to ``data.cache_mb``, with what the loss needs."""
+    return TrainingGraphs(
+        prepared.train, cutoff, int(config.data.cache_mb * 2**20), prepared.density, loss_metrics(config), prepared.weights
+    )
+
+
+def loss_metrics(config: RunConfig) -> tuple[Metric, ...]:
+    """The metric that the loss of the density needs, if any."""
+    kind = config.loss.density.kind
+    return tuple(metric for metric in METRICS if metric == kind and "density" in config.active_terms)
+
+
+def validation_graphs(config: RunConfig, prepared: Prepared, cutoff: float) -> TrainingGraphs:
+    """Graphs of the validation set, in memory likewise, with all metrics that can be had: errors are reported in each."""
+    metrics = available_metrics()
+    if config.training.monitor in ("density_coulomb", "density_overlap") and not metrics:
+        raise ConfigError(
+            f"training.monitor is {config.training.monitor}, which needs PySCF: pip install 'mlip-scf-accel[scf]', or monitor "
+            "loss or density_rmse"
+        )
+    metrics = metrics or loss_metrics(config)
+    return TrainingGraphs(prepared.valid, cutoff, int(config.data.cache_mb * 2**20), prepared.density, metrics)
 
 
 def training_batches(config: RunConfig, graphs: GraphDataset, rank: int = 0, world_size: int = 1) -> BudgetBatchSampler:
@@ -232,11 +265,12 @@ def bonding_energies(prepared: Prepared) -> dict[int, float]:
 
 
 def new_model(config: RunConfig, prepared: Prepared) -> Potential:
-    """The untrained potential, scaled to the training set."""
+    """The untrained model, scaled to the training set."""
     fields = config.model.resolve()
     graphs = GraphDataset(subset(prepared.train, SCALE_FRAMES), fields.cutoff, cache_bytes=0)
     return build(
         fields, prepared.elements, e0=prepared.e0, energy_scale=prepared.force_rms,
-        avg_num_neighbors=graphs.avg_num_neighbors, bonding_energy=bonding_energies(prepared),
+        avg_num_neighbors=graphs.avg_num_neighbors,
+        bonding_energy=bonding_energies(prepared) if "energy" in config.heads else None, density=prepared.density,
         dtype=config.training.precision, seed=config.training.seed,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from mlip.training.conductor import Conductor
+from mlip.training.conductor import LOGGED, Conductor
 from mlip.training.metrics import ErrorSums
 from mlip.training.module import PotentialModule
 from mlip.training.results import clock, short
@@ -84,13 +84,13 @@ class LiveProgress(Callback):
     def _remember(self, module: PotentialModule) -> None:
         """Errors of roughly the last twenty steps."""
         if self._recent is None:
-            self._recent = ErrorSums(module.elements)
+            self._recent = module.errors.empty()
         self._recent.sums = 0.95 * self._recent.sums + module.step_errors.sums
 
     def _text(self) -> str:
         train = short(self._recent.report(), "mae") if self._recent is not None else ""
         row = self.conductor.progress.history[-1] if self.conductor.progress.history else {}
-        valid = {q: {"mae": row[f"valid_{q}_mae"]} for q in ("energy_per_atom", "forces") if f"valid_{q}_mae" in row}
+        valid = {q: {"mae": row[f"valid_{q}_mae"]} for q in LOGGED if f"valid_{q}_mae" in row}
         return f"train {train}  valid {short(valid, 'mae')}"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

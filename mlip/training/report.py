@@ -15,12 +15,13 @@ from torch import nn
 
 from mlip.config import RunConfig
 from mlip.data.frame import Frame, count_atoms
-from mlip.data.graph import GraphDataset
 from mlip.models import Potential
 from mlip.training.evaluate import Evaluation, evaluate
+from mlip.training.graphs import TrainingGraphs, available_metrics
 from mlip.training.loader import evaluation_batches, load_batches, to_device
 from mlip.training.plots import learning_curve, parity_plots
 from mlip.training.prepare import Prepared
+from mlip.training.prepare_density import usable_reference
 from mlip.training.results import clock, results_table, write_results
 from mlip.training.runfolder import RunFolder
 from mlip.training.state import Progress
@@ -32,9 +33,15 @@ def describe_data(
     """Print the sets, E0, scales and the model's size."""
     sets = {"train": data.train, "valid": data.valid, **data.tests}
     counts = ", ".join(f"{len(frames)} {name}" for name, frames in sets.items())
-    energies = "  ".join(f"{chemical_symbols[z]} {data.e0[z]:.4f}" for z in data.elements)
     console.print(f"frames: {counts}", highlight=False)
-    console.print(f"{data.e0_note} (eV): {energies}", highlight=False, soft_wrap=True)
+    if model.has_energy:
+        energies = "  ".join(f"{chemical_symbols[z]} {data.e0[z]:.4f}" for z in data.elements)
+        console.print(f"{data.e0_note} (eV): {energies}", highlight=False, soft_wrap=True)
+    if data.density is not None:
+        basis = data.density.basis
+        functions = "  ".join(f"{chemical_symbols[z]} {basis.num_functions(z)}" for z in data.elements)
+        text = f"density in {basis.name}, l up to {basis.l_max}; functions: {functions}"
+        console.print(text, highlight=False, soft_wrap=True)
     for name, report in data.audits.items():
         for warning in report.warnings:
             console.print(f"{name}: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
@@ -45,8 +52,9 @@ def describe_data(
                 "tell such frames apart",
                 style="yellow", markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
+    scale = f"force RMS {data.force_rms:.3f} eV/A, " if model.has_energy else ""
     console.print(
-        f"force RMS {data.force_rms:.3f} eV/A, {model.avg_num_neighbors:.1f} neighbours within {model.cutoff:g} A; "
+        f"{scale}{model.avg_num_neighbors:.1f} neighbours within {model.cutoff:g} A; "
         f"model: {model.num_parameters():,} parameters",
         highlight=False,
     )
@@ -71,8 +79,9 @@ def parameter_table(model: nn.Module) -> Table:
 def evaluate_frames(
     model: Potential, frames: Sequence[Frame], batch_size: int | None = None, collect: bool = True, max_atoms: int = 512
 ) -> Evaluation:
-    """Errors (and parity data) of a potential on any frames."""
-    graphs = GraphDataset(frames, model.cutoff, cache_bytes=0)
+    """Errors (and parity data) of a model on any frames; metric errors of densities where PySCF is installed."""
+    reference = usable_reference(frames, model.density_reference)
+    graphs = TrainingGraphs(frames, model.cutoff, 0, reference, available_metrics())
     batches = evaluation_batches(count_atoms(frames).tolist(), batch_size, max_atoms)
     device = next(model.parameters()).device
     loaded = (to_device(graph, device) for graph in load_batches(graphs, batches))
@@ -97,8 +106,11 @@ def finish(
         "skipped_steps": progress.skipped,
         "training_seconds": round(progress.elapsed, 1),
         "parameters": model.num_parameters(),
-        "e0": data.e0_note,
     }
+    if model.has_energy:
+        about["e0"] = data.e0_note
+    if data.density is not None:
+        about["density_basis"] = data.density.basis.name
     metadata = {"level_of_theory": data.level_of_theory or "not stated by the data file"}
     metadata |= {"training": about, "training_data": {"file": Path(config.data.train).name, "sha256": data.fingerprint}}
     metadata |= {"charges": data.charges, "spins": data.spins}

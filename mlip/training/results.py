@@ -14,7 +14,12 @@ from mlip.files import atomic_write_text
 from mlip.training.metrics import unit_of
 
 Report = dict[str, dict[str, float]]
-_NAMES = {"energy_per_atom": "energy/atom", "energy": "energy", "forces": "forces", "stress": "stress"}
+_NAMES = {
+    "energy_per_atom": "energy/atom", "energy": "energy", "forces": "forces", "stress": "stress",
+    "density_coulomb": "density, Coulomb", "density_overlap": "density, overlap",
+    "density_electrons": "electrons, unprojected", "density": "coefficients",
+}  # fmt: skip
+_ORDER = ("energy_per_atom", "energy", "forces", "forces/", "stress", "stress_GPa", *tuple(_NAMES)[4:], "density/")
 
 
 def results_table(reports: dict[str, Report], frames: dict[str, int]) -> Table:
@@ -26,17 +31,22 @@ def results_table(reports: dict[str, Report], frames: dict[str, int]) -> Table:
         table.add_column(f"{name}\nMAE", justify="right", no_wrap=True)
         table.add_column(f"({frames[name]})\nRMSE", justify="right", no_wrap=True)
     quantities = list(dict.fromkeys(quantity for report in reports.values() for quantity in report))
-    order = ["energy_per_atom", "energy", "forces"]
-    quantities.sort(key=lambda q: (order.index(q) if q in order else 4 if q.startswith("stress") else 3))
+    quantities.sort(key=_place)
     for quantity in quantities:
-        base, _, element = quantity.partition("/")
-        label = f"  {base} on {element}" if element else _NAMES.get(base, "stress")
+        base, _, part = quantity.partition("/")
+        name = _NAMES.get(base, "stress")
+        label = f"  {name} {'of' if part.startswith('l=') else 'on'} {part}" if part else name
         cells = []
         for report in reports.values():
             found = report.get(quantity)
             cells += [number(found["mae"]), number(found["rmse"])] if found else ["-", "-"]
         table.add_row(label, unit_of(quantity), *cells)
     return table
+
+
+def _place(quantity: str) -> int:
+    base, slash, _ = quantity.partition("/")
+    return _ORDER.index(base + slash)
 
 
 def clock(seconds: float) -> str:
@@ -46,11 +56,12 @@ def clock(seconds: float) -> str:
 
 
 def short(report: Report, kind: str) -> str:
-    """Energy and force error of a report as ``E 1.2 meV/atom F 34 meV/A``."""
+    """Energy, force and density error of a report as ``E 1.2 meV/atom F 34 meV/A D 0.1 mHa/e``."""
     parts = []
-    for quantity, letter, unit in (("energy_per_atom", "E", "meV/atom"), ("forces", "F", "meV/A")):
+    shown = (("energy_per_atom", "E"), ("forces", "F"), ("density_coulomb" if "density_coulomb" in report else "density", "D"))
+    for quantity, letter in shown:
         if quantity in report:
-            parts.append(f"{letter} {number(report[quantity][kind], 3)} {unit}")
+            parts.append(f"{letter} {number(report[quantity][kind], 3)} {unit_of(quantity)}")
     return " ".join(parts)
 
 

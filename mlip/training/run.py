@@ -20,7 +20,6 @@ from torch import nn
 from mlip.checkpoint import save_model
 from mlip.config import RunConfig
 from mlip.data.frame import count_atoms
-from mlip.data.graph import GraphDataset
 from mlip.errors import ConfigError
 from mlip.models import Potential
 from mlip.training.conductor import Conductor
@@ -28,7 +27,7 @@ from mlip.training.distributed import is_parallel, process_rank
 from mlip.training.evaluate import Evaluation, evaluate
 from mlip.training.loader import BatchStream, evaluation_batches, load_batches, to_device
 from mlip.training.module import PotentialModule
-from mlip.training.prepare import Prepared, new_model, prepare, training_batches, training_graphs
+from mlip.training.prepare import Prepared, new_model, prepare, training_batches, training_graphs, validation_graphs
 from mlip.training.progress import LiveProgress
 from mlip.training.report import describe_data, finish
 from mlip.training.runfolder import RunFolder
@@ -126,13 +125,18 @@ def _finished(config: RunConfig, budget: Budget, folder: RunFolder, model: Poten
 
 
 class Validator:
-    """Evaluates a model on this process' share of the validation batches, which are kept in memory."""
+    """Evaluates a model on this process' share of the validation batches, which are kept in memory.
+
+    Attributes:
+        metric_seconds: what it took to make the graphs of the whole set, metric matrices included.
+    """
 
     def __init__(self, config: RunConfig, data: Prepared, cutoff: float):
         self.config, self.elements = config, data.elements
-        self.graphs = GraphDataset(data.valid, cutoff, cache_bytes=int(config.data.cache_mb * 2**20))
+        self.graphs = validation_graphs(config, data, cutoff)
         self.batches = evaluation_batches(self.graphs.num_atoms.tolist(), config.data.valid_batch_size)
         self._kept: list[dict[str, Any]] | None = None
+        self.metric_seconds = 0.0
 
     def __call__(self, model: nn.Module) -> Evaluation:
         parallel = is_parallel()
@@ -141,7 +145,9 @@ class Validator:
         device = next(model.parameters()).device
         mine = self.batches[rank::world]
         if self._kept is None and int(self.graphs.num_atoms.sum()) <= 200_000:
+            start = time.monotonic()
             self._kept = list(load_batches(self.graphs, mine))
+            self.metric_seconds = (time.monotonic() - start) * world
         source = self._kept if self._kept is not None else load_batches(self.graphs, mine, self.config.data.num_workers)
         batches = (to_device(graph, device) for graph in source)
         return evaluate(model, batches, self.elements, loss=self.config.loss, terms=self.config.active_terms)

@@ -24,7 +24,7 @@ PACKAGES = ("mlip-scf-accel", "torch", "lightning", "numpy", "e3nn", "vesin", "a
 CHECKPOINT, MODEL, RESULTS = "training.ckpt", "model.safetensors", "results.json"
 WRITTEN = (
     CHECKPOINT, MODEL, RESULTS, "results.txt", "config.yaml", "environment.json", "log.csv", "learning_curve.png",
-    "parity_energy.png", "parity_forces.png", "parity_stress.png",
+    "parity_energy.png", "parity_forces.png", "parity_stress.png", "parity_density.png",
 )  # fmt: skip
 
 

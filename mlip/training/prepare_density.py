@@ -1,0 +1,119 @@
+"""Densities in the sets of a run: which basis, whether the labels are whole, baseline and spreads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mlip.config import RunConfig
+from mlip.data.density import DensityBasis
+from mlip.data.frame import Frame, FrameSubset
+from mlip.errors import ConfigError, DataError
+from mlip.models import DensityReference, density_statistics
+
+logger = logging.getLogger(__name__)
+
+
+def file_of(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The frames of the file that a subset was taken from."""
+    while isinstance(frames, FrameSubset):
+        frames = frames.frames
+    return frames
+
+
+def stated_basis(frames: Sequence[Frame]) -> DensityBasis | None:
+    """The density basis that a file states; ``None`` where it states none."""
+    stored = getattr(file_of(frames), "attrs", {}).get("density_basis")
+    return DensityBasis.from_dict(stored) if stored is not None else None
+
+
+def count_labelled(frames: Sequence[Frame]) -> int:
+    """Frames with a density."""
+    return sum(frame.density_coefficients is not None for frame in frames)
+
+
+def check_labels(name: str, frames: Sequence[Frame], basis: DensityBasis) -> int:
+    """How many frames have a density.
+
+    Raises:
+        DataError: one of them does not fit the basis, or is not finite.
+    """
+    count = 0
+    for number, frame in enumerate(frames):
+        label = frame.density_coefficients
+        if label is None:
+            continue
+        count += 1
+        wanted = int(basis.offsets(frame.atomic_numbers)[-1])
+        if len(label) != wanted or not np.isfinite(label).all():
+            found = f"{len(label)} coefficients" if len(label) != wanted else "coefficients that are not finite"
+            raise DataError(
+                f"{name}: density_coefficients of frame {number} '{frame.id}': {found}; {basis.name} has {wanted} functions on its "
+                "atoms; correct or remove the frame"
+            )
+    return count
+
+
+def density_reference(config: RunConfig, train: Sequence[Frame], others: Mapping[str, Sequence[Frame]]) -> DensityReference:
+    """Basis, baseline and spreads of the training set's densities.
+
+    Args:
+        config: of a model with a density head.
+        train: frames. others: ``valid`` and the test sets by name.
+
+    Raises:
+        ConfigError: no densities in train or valid; a file without ``density_basis``; files of different bases.
+        DataError: a label that is broken.
+    """
+    path, basis = config.data.train, stated_basis(train)
+    if not (check_labels("data.train", train, basis) if basis is not None else count_labelled(train)):
+        also = ", or leave out model.density" if "energy" in config.heads else ""
+        raise ConfigError(
+            f"model.density: no frame of data.train ({path}) has density_coefficients to learn from; label with `scf-accel label`"
+            f"{also}"
+        )
+    if basis is None:
+        raise ConfigError(
+            f"data.train: {path} has density_coefficients but no root attribute density_basis that says of which functions; "
+            "write it with DensityBasis.to_dict() (`scf-accel label` does)"
+        )
+    counts = {name: _check_other(name, frames, basis) for name, frames in others.items()}
+    if not counts["valid"] and ("density" in config.active_terms or config.training.monitor.startswith("density")):
+        raise ConfigError("data.valid: no frame has density_coefficients; give a validation set that has, or a fraction")
+    theory = getattr(file_of(train), "attrs", {}).get("level_of_theory")
+    metric = theory.get("density_metric", "coulomb") if isinstance(theory, Mapping) else "coulomb"
+    return density_statistics(train, basis, metric=metric)
+
+
+def _check_other(name: str, frames: Sequence[Frame], basis: DensityBasis) -> int:
+    if not count_labelled(frames):
+        return 0
+    other = stated_basis(frames)
+    if other is None or not same_basis(basis, other):
+        found = "no density_basis" if other is None else f"the density basis {other.name}"
+        raise ConfigError(
+            f"data.{name}: {found}, where data.train has {basis.name}"
+            f"{' (of the same name, with other functions)' if other is not None and other.name == basis.name else ''}; "
+            "one model predicts one basis: label both sets with the same"
+        )
+    return check_labels(f"data.{name}", frames, basis)
+
+
+def same_basis(one: DensityBasis, other: DensityBasis) -> bool:
+    """Whether two bases have the same functions on the elements that both have."""
+    return all(one.of(z) == other.of(z) for z in set(one.elements) & set(other.elements))
+
+
+def usable_reference(frames: Sequence[Frame], reference: DensityReference | None) -> DensityReference | None:
+    """The reference that labels of a file are compared by, or ``None`` (with a warning where they are of another basis)."""
+    if reference is None or not count_labelled(frames):
+        return None
+    basis = stated_basis(frames)
+    if basis is None or not same_basis(reference.basis, basis):
+        found = "no density_basis" if basis is None else f"density basis {basis.name}"
+        logger.warning("%s: the model predicts %s; densities are not compared", found, reference.basis.name)
+        return None
+    check_labels("data", frames, reference.basis)
+    return reference
