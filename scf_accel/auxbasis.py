@@ -61,7 +61,7 @@ def load_density_basis(name: str, elements: Iterable[int | str]) -> DensityBasis
 
 
 def basis_of_auxmol(auxmol: gto.Mole, name: str = "custom") -> DensityBasis:
-    """The basis that an auxiliary molecule carries, to be called ``name``; :class:`UserError` if atoms of one element carry different ones."""
+    """The basis that an auxiliary molecule carries; :class:`UserError` if it differs between atoms of one element."""
     shells: dict[int, tuple[Shell, ...]] = {}
     for atom, z in enumerate(atomic_numbers(auxmol)):
         label = auxmol.atom_symbol(atom)

@@ -14,7 +14,7 @@ it is orthogonal, so norms and inner products stay as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, get_args
@@ -128,7 +128,7 @@ class DensityBasis:
         coulomb = metric == "coulomb"
         return np.concatenate([np.full(shell.size, shell.self_repulsion if coulomb else 1.0) for shell in self.of(z)])
 
-    def subset(self, elements: Sequence[int] | np.ndarray) -> DensityBasis:
+    def subset(self, elements: Iterable[int]) -> DensityBasis:
         """The same basis for some of its elements."""
         return DensityBasis(self.name, {z: self.of(z) for z in sorted({int(z) for z in elements})})
 
