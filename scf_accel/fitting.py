@@ -153,11 +153,11 @@ def solve_metric(matrix: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     least norm in the space of the eigenvectors whose eigenvalue exceeds 1e-11 of the largest. Both rotate with the molecule.
     """
     scale = 1.0 / np.sqrt(np.diagonal(matrix))
-    scaled = matrix * scale * scale[:, None]
     right = rhs * scale if rhs.ndim == 1 else rhs * scale[:, None]
-    norm = np.abs(scaled).sum(axis=0).max()
+    scaled = _scaled(matrix, scale)
+    norm = scipy.linalg.lapack.dlange("1", scaled)
     try:
-        factor = scipy.linalg.cholesky(scaled, lower=True)
+        factor = scipy.linalg.cholesky(scaled, lower=True, overwrite_a=True)
         condition, _ = scipy.linalg.lapack.dpocon(factor, norm, uplo="L")
         usable = condition > _RECIPROCAL_CONDITION
     except scipy.linalg.LinAlgError:
@@ -165,11 +165,18 @@ def solve_metric(matrix: np.ndarray, rhs: np.ndarray) -> np.ndarray:
     if usable:
         solution = scipy.linalg.cho_solve((factor, True), right)
     else:
-        values, vectors = scipy.linalg.eigh(scaled)
+        values, vectors = scipy.linalg.eigh(_scaled(matrix, scale), overwrite_a=True)
         kept = values > _DROPPED * values[-1]
         values, vectors = values[kept], vectors[:, kept]
         solution = vectors @ ((vectors.T @ right).T / values).T
     return solution * scale if rhs.ndim == 1 else solution * scale[:, None]
+
+
+def _scaled(matrix: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """A new symmetric matrix with unit diagonal, in the memory order that LAPACK overwrites."""
+    scaled = matrix * scale
+    scaled *= scale[:, None]
+    return np.asfortranarray(scaled.T if scaled.flags.c_contiguous else scaled)
 
 
 def auxiliary_charges(auxmol: gto.Mole) -> np.ndarray:

@@ -7,7 +7,8 @@ Schema (``N`` frames, ``A`` atoms, ``K`` density coefficients in all)::
 
 Atoms of frame ``i`` are the rows ``atom_ptr[i]:atom_ptr[i+1]``. A label that a frame lacks is NaN (density: an empty
 range; an extra: NaN, the smallest int64, or an empty string), never 0. Units: eV and Angstrom, stated in
-:data:`ROOT_ATTRIBUTES`.
+:data:`ROOT_ATTRIBUTES`. The root attribute ``density_basis`` says which functions the coefficients are of
+(:meth:`mlip.data.density.DensityBasis.from_dict`), ``level_of_theory`` what made the labels.
 """
 
 from __future__ import annotations

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from e3nn import o3
 
-from mlip.data.density import metric_matrix, to_irreps
+from mlip.data.density import DensityBasis, metric_matrix, to_irreps
+from mlip.data.hdf5 import HDF5Frames
 from mlip.errors import DataError, UserError
 from scf_accel import auxbasis
 from scf_accel.auxbasis import (
@@ -234,3 +237,31 @@ def test_bad_names(name, elements, message):
 def test_molecule_outside_the_basis():
     with pytest.raises(DataError, match="no functions for O"):
         make_auxmol(molecule(), load_density_basis("def2-universal-jfit", ["H"]))
+
+
+# ------------------------------------------------------------------------------------------------- in labelled files
+
+
+def test_labelling_run_records_the_basis_of_its_coefficients(tmp_path):
+    from scf_accel.labelrun import LabelRequest, run_label
+    from scf_accel.labels import LabelSettings
+    from scf_accel.structures import Perturbations
+
+    smiles, out = tmp_path / "list.smi", tmp_path / "out.h5"
+    smiles.write_text("[H]\n[H][H]\n", encoding="utf-8")
+    settings = LabelSettings(basis="sto-3g", auxbasis="def2-universal-jkfit", grid_level=0, conv_tol=1e-7)
+    run_label(LabelRequest(smiles, out, settings, Perturbations(), workers=1))
+    frames = HDF5Frames(out)
+    basis = DensityBasis.from_dict(frames.attrs["density_basis"])
+    assert basis == load_density_basis("def2-universal-jkfit", [1])
+    assert all(len(frame.density_coefficients) == basis.offsets(frame.atomic_numbers)[-1] for frame in frames)
+
+
+def test_shipped_set_records_the_basis_of_its_coefficients():
+    frames = HDF5Frames(Path(__file__).parents[2] / "datasets" / "organics" / "organics.h5")
+    basis = DensityBasis.from_dict(frames.attrs["density_basis"])
+    assert basis == load_density_basis(frames.attrs["level_of_theory"]["density_auxbasis"], basis.elements)
+    for frame in frames[::40]:
+        charges = np.concatenate([basis.charges(z) for z in frame.atomic_numbers])
+        electrons = frame.atomic_numbers.sum() - frame.charge
+        assert charges @ frame.density_coefficients == pytest.approx(electrons, rel=2e-3)
