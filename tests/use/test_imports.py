@@ -27,6 +27,9 @@ FORBIDDEN = {
     "scf_accel": ("lightning", "pytorch_lightning", "mlip.training", "mlip.cli"),
 }
 
+# The layout of density coefficients is names and numbers only, so models may use it; its metric integrals load PySCF on call.
+ALLOWED = {"mlip.models": "mlip.data.density", "mlip.data.density": "pyscf"}
+
 
 def module_name(path: Path, root: Path) -> str:
     parts = list(path.relative_to(root).with_suffix("").parts)
@@ -58,7 +61,9 @@ def forbidden_arrows(root: Path) -> list[str]:
     for path in sorted(p for package in ("mlip", "scf_accel") for p in (root / package).rglob("*.py")):
         name = module_name(path, root)
         banned = [ban for part, bans in FORBIDDEN.items() if inside(name, part) for ban in bans]
+        allowed = [target for part, target in ALLOWED.items() if inside(name, part)]
         targets = {target for target in imported(path, name) if any(inside(target, ban) for ban in banned)}
+        targets = {target for target in targets if not any(inside(target, permit) for permit in allowed)}
         found += [f"{name} -> {target}" for target in sorted(targets)]
     return found
 
@@ -76,6 +81,8 @@ def test_no_arrow_points_the_wrong_way():
         ("mlip/data/reader.py", "from ..models import build", "mlip.data.reader -> mlip.models"),
         ("mlip/models/a.py", "from mlip import calculator", "mlip.models.a -> mlip.calculator"),
         ("mlip/training/a.py", "import pyscf.gto", "mlip.training.a -> pyscf.gto"),
+        ("mlip/data/graph.py", "import pyscf", "mlip.data.graph -> pyscf"),
+        ("mlip/models/a.py", "from mlip.data.frame import Frame", "mlip.models.a -> mlip.data.frame"),
         ("mlip/config.py", "from scf_accel.labels import x", "mlip.config -> scf_accel.labels"),
         ("scf_accel/a.py", "import lightning", "scf_accel.a -> lightning"),
     ],
