@@ -56,8 +56,10 @@ def check_labels(name: str, frames: Sequence[Frame], basis: DensityBasis) -> int
     return count
 
 
-def density_reference(config: RunConfig, train: Sequence[Frame], others: Mapping[str, Sequence[Frame]]) -> DensityReference:
-    """Basis, baseline and spreads of the training set's densities.
+def density_reference(
+    config: RunConfig, train: Sequence[Frame], others: Mapping[str, Sequence[Frame]]
+) -> tuple[DensityReference, int]:
+    """Basis, baseline and spreads of the training set's densities, and how many of its frames have one.
 
     Args:
         config: of a model with a density head.
@@ -68,7 +70,8 @@ def density_reference(config: RunConfig, train: Sequence[Frame], others: Mapping
         DataError: a label that is broken.
     """
     path, basis = config.data.train, stated_basis(train)
-    if not (check_labels("data.train", train, basis) if basis is not None else count_labelled(train)):
+    labelled = check_labels("data.train", train, basis) if basis is not None else count_labelled(train)
+    if not labelled:
         also = ", or leave out model.density" if "energy" in config.heads else ""
         raise ConfigError(
             f"model.density: no frame of data.train ({path}) has density_coefficients to learn from; label with `scf-accel label`"
@@ -84,7 +87,7 @@ def density_reference(config: RunConfig, train: Sequence[Frame], others: Mapping
         raise ConfigError("data.valid: no frame has density_coefficients; give a validation set that has, or a fraction")
     theory = getattr(file_of(train), "attrs", {}).get("level_of_theory")
     metric = theory.get("density_metric", "coulomb") if isinstance(theory, Mapping) else "coulomb"
-    return density_statistics(train, basis, metric=metric)
+    return density_statistics(train, basis, metric=metric), labelled
 
 
 def _check_other(name: str, frames: Sequence[Frame], basis: DensityBasis) -> int:

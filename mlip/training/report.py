@@ -42,6 +42,10 @@ def describe_data(
         functions = "  ".join(f"{chemical_symbols[z]} {basis.num_functions(z)}" for z in data.elements)
         text = f"density in {basis.name}, l up to {basis.l_max}; functions: {functions}"
         console.print(text, highlight=False, soft_wrap=True)
+        lacking = len(data.train) - data.labelled
+        if lacking:
+            text = f"train: {lacking} of {len(data.train)} frames have no density; the loss leaves them out"
+            console.print(text, style="yellow", highlight=False, soft_wrap=True)
     for name, report in data.audits.items():
         for warning in report.warnings:
             console.print(f"{name}: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

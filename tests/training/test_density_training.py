@@ -1,0 +1,262 @@
+"""Runs of densities, alone and with energies: they learn, resume exactly, and report; configs that cannot work say why."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from density_toys import BASIS, density_config, density_frames, density_values, write_toys
+from rich.console import Console
+from safetensors.torch import load_file
+from training_toys import write_config
+from typer.testing import CliRunner
+
+from mlip.checkpoint import load_model, read_header
+from mlip.cli import app
+from mlip.configfile import apply_overrides, load_config, parse_config
+from mlip.data.density import DensityBasis
+from mlip.data.hdf5 import HDF5Frames
+from mlip.errors import ConfigError, DataError
+from mlip.training import conductor as conductor_module
+from mlip.training.prepare import new_model, prepare, training_graphs
+from mlip.training.report import describe_data, evaluate_frames
+from mlip.training.run import train
+from mlip.training.runfolder import dump_config
+from mlip.training.state import read_checkpoint
+
+pytest.importorskip("pyscf")
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module", params=["density", "joint"])
+def straight(request, tmp_path_factory):
+    """An uninterrupted run of either kind: its config, its results, whether it is joint."""
+    joint = request.param == "joint"
+    folder = tmp_path_factory.mktemp(request.param)
+    extra = {"early_stopping": {"patience": 40}, "monitor": "density_coulomb", "stage_two": {"start": 0.5, "density": 3.0}}
+    config = density_config(folder, EPOCHS, joint, **extra)
+    return config, train(config), joint
+
+
+def test_it_learns_and_leaves_everything(straight):
+    config, results, joint = straight
+    folder = Path(config.run.dir)
+    rows = np.genfromtxt(folder / "log.csv", delimiter=",", names=True)
+    assert len(rows) == EPOCHS + 1 and results["skipped_steps"] == 0 and results["density_basis"] == "toy"
+    assert rows["valid_density_coulomb_mae"][-1] < 0.9 * rows["valid_density_coulomb_mae"][0]
+    assert np.isfinite(rows["train_density_coulomb_mae"][1:]).all()
+    quantities = set(results["errors"]["test"])
+    density = {"density_coulomb", "density_overlap", "density_electrons", "density"}
+    density |= {f"density/{name}" for name in ("H", "C", "O", "l=0", "l=1", "l=2")}
+    assert quantities >= density
+    assert ({"energy", "forces"} <= quantities) == joint and (quantities == density) == (not joint)
+    text = (folder / "results.txt").read_text()
+    assert "density, Coulomb" in text and "coefficients of l=2" in text and "mHa/e" in text
+    assert ("E0" in text) == ("e0" in results) == joint
+
+
+def test_the_best_weights_are_those_of_the_monitored_error(straight):
+    config, results, _ = straight
+    progress = read_checkpoint(Path(config.run.dir) / "training.ckpt")["progress"]
+    errors = [row["valid_density_coulomb_mae"] for row in progress["history"]]
+    assert progress["best_value"] == min(errors)
+    assert results["errors"]["valid"]["density_coulomb"]["mae"] == pytest.approx(min(errors), rel=1e-9)
+
+
+def test_the_model_in_the_file_gives_the_table(straight, tmp_path):
+    config, results, joint = straight
+    model = load_model(config.run.dir)
+    assert model.has_energy is joint and model.density_basis.shells == BASIS.shells
+    again = evaluate_frames(model, HDF5Frames(config.data.test), batch_size=2).errors.report()
+    out = tmp_path / "out"
+    outcome = CliRunner().invoke(app, ["eval", config.run.dir, config.data.test, "--out", str(out)])
+    assert outcome.exit_code == 0, outcome.output
+    written = json.loads((out / "results.json").read_text())
+    for quantity, numbers in results["errors"]["test"].items():
+        assert again[quantity] == pytest.approx(numbers, rel=1e-9), quantity
+        assert written["errors"]["test"][quantity] == pytest.approx(numbers, rel=1e-9), quantity
+    assert written["units"]["density_coulomb"] == "mHa/e"
+    assert {path.name for path in out.glob("*.png")} == {"parity_density.png"} | (
+        {"parity_energy.png", "parity_forces.png"} if joint else set()
+    )
+    shown = CliRunner().invoke(app, ["info", config.run.dir])
+    assert shown.exit_code == 0 and "density.basis" in shown.output and "coefficients on O" in shown.output
+    header = read_header(config.run.dir)
+    assert header["metadata"]["errors"]["test"]["density_overlap"] == pytest.approx(again["density_overlap"])
+
+
+def test_stopped_within_an_epoch_it_resumes_to_the_same_weights(straight, tmp_path, monkeypatch):
+    config, results, _ = straight
+    values = json.loads(config.model_dump_json())
+    values["run"]["dir"] = str(tmp_path / "run")
+    again = load_config(write_config(tmp_path, values))
+    plain = conductor_module.Conductor.on_train_batch_end
+
+    def stopping(self, *args):
+        plain(self, *args)
+        if self.progress.step == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(conductor_module, "SAVE_EVERY", 0.0)
+        patch.setattr(conductor_module.Conductor, "on_train_batch_end", stopping)
+        train(again)
+    assert read_checkpoint(tmp_path / "run" / "training.ckpt")["progress"]["step"] == 6
+    assert train(again)["errors"] == results["errors"]
+    one, two = (load_file(Path(folder) / "model.safetensors") for folder in (config.run.dir, tmp_path / "run"))
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_the_resolved_config_reads_back_equal(straight, tmp_path):
+    config, _, _ = straight
+    path = tmp_path / "again.yaml"
+    path.write_text(dump_config(config))
+    assert dump_config(load_config(path)) == dump_config(config)
+
+
+def test_one_switch_makes_it_joint(tmp_path):
+    values = density_values(tmp_path)
+    alone = parse_config(values)
+    assert alone.active_terms == ("density",) and alone.loss.energy.weight == alone.loss.forces.weight == 0.0
+    assert parse_config(apply_overrides(values, ["model.energy=true"])).active_terms == ("energy", "forces", "density")
+    assert parse_config(apply_overrides(values, ["model={channels: 4}"])).active_terms == ("energy", "forces")
+
+
+@pytest.mark.parametrize("kind", ["overlap", "l1", "l2"])
+def test_other_losses_learn_too(tmp_path, kind):
+    values = density_values(tmp_path, 2)
+    values["loss"] = {"density": {"kind": kind}}
+    values["data"]["weights"] = {"origin": {"mmff": 2.0}}
+    del values["data"]["test"]
+    config = load_config(write_config(tmp_path, values))
+    train(config)
+    rows = np.genfromtxt(Path(config.run.dir) / "log.csv", delimiter=",", names=True)
+    assert rows["valid_loss"][-1] < rows["valid_loss"][0]
+
+
+def test_it_begins_near_the_baseline(tmp_path):
+    config = density_config(tmp_path)
+    data = prepare(config)
+    model = new_model(config, data)
+    start = evaluate_frames(model, data.valid).errors.report()["density_coulomb"]["mae"]
+    with torch.no_grad():
+        for weight in model.density_head.readout.weight:
+            weight.zero_()
+    assert start == pytest.approx(evaluate_frames(model, data.valid).errors.report()["density_coulomb"]["mae"], rel=0.1)
+
+
+def test_a_dry_run_says_what_is_learned_and_writes_nothing(tmp_path):
+    path = write_config(tmp_path, density_values(tmp_path))
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    outcome = CliRunner().invoke(app, ["train", str(path), "--dry-run"])
+    assert outcome.exit_code == 0, outcome.output
+    assert "density in toy, l up to 2; functions: H 4  C 10  O 10" in outcome.output and "s an epoch" in outcome.output
+    assert "E0" not in outcome.output.splitlines()[-20:] and sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_only_the_metric_of_the_loss_is_carried_in_training(tmp_path):
+    config = density_config(tmp_path)
+    data = prepare(config)
+    graph = training_graphs(config, data, 3.0)[0]
+    assert "density_factor_coulomb" in graph and "density_factor_overlap" not in graph and "weight" not in graph
+
+
+def test_frames_without_a_density_train_the_energy_alone(tmp_path):
+    values = density_values(tmp_path, 1, joint=True)
+    write_toys(tmp_path / "train.h5", density_frames(6, 0) + renamed(density_frames(5, 1, density=False)))
+    config = load_config(write_config(tmp_path, values))
+    results = train(config)
+    assert results["errors"]["train"]["density_coulomb"]["count"] == 6 and results["errors"]["train"]["energy"]["count"] == 11
+    console = Console(file=io.StringIO(), width=200)
+    data = prepare(config)
+    describe_data(console, data, new_model(config, data))
+    assert "5 of 11 frames have no density" in console.file.getvalue()
+
+
+def renamed(frames):
+    for frame in frames:
+        frame.id = f"more-{frame.id}"
+    return frames
+
+
+OTHER = DensityBasis("other", {z: BASIS.shells[z][::-1] for z in BASIS.elements})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": density_frames(4, 0, density=False)}, r"model\.density: no frame of data\.train .* leave out|label with"),
+        ({"train": (density_frames(4, 0), None)}, r"data\.train: .*train\.h5 has density_coefficients but no .* density_basis"),
+        ({"valid": (density_frames(4, 1), OTHER)}, r"data\.valid: the density basis other, where data\.train has toy"),
+        ({"test": (density_frames(4, 1), None)}, r"data\.test: no density_basis, where data\.train has toy"),
+        ({"valid": density_frames(4, 1, density=False)}, r"data\.valid: no frame has density_coefficients"),
+    ],
+)
+def test_data_that_cannot_be_learned_from_say_why(tmp_path, change, message):
+    values = density_values(tmp_path)
+    for name, content in change.items():
+        write_toys(tmp_path / f"{name}.h5", *(content if isinstance(content, tuple) else (content,)))
+    with pytest.raises(ConfigError, match=message):
+        prepare(load_config(write_config(tmp_path, values)))
+
+
+def test_a_joint_run_needs_energies_too(tmp_path):
+    values = density_values(tmp_path, joint=True)
+    write_toys(tmp_path / "train.h5", density_frames(4, 0, energy=False))
+    with pytest.raises(DataError, match="energy: missing in all 4 frames"):
+        prepare(load_config(write_config(tmp_path, values)))
+
+
+def test_broken_coefficients_are_refused(tmp_path):
+    values = density_values(tmp_path)
+    for spoil, message in ((lambda c: c[:-1], "coefficients; toy has"), (lambda c: np.where(c == c[3], np.nan, c), "not finite")):
+        frames = density_frames(5, 0)
+        frames[2].density_coefficients = spoil(frames[2].density_coefficients)
+        write_toys(tmp_path / "train.h5", frames)
+        with pytest.raises(DataError, match=f"density_coefficients of frame 2 '2': .*{message}"):
+            prepare(load_config(write_config(tmp_path, values)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.energy.weight=1"], r"loss\.energy\.weight is 1, and the model has no energy head; give model\.energy: true"),
+        (["training.stage_two={forces: 2}"], r"training\.stage_two\.forces is given, and the model has no energy head"),
+        (["training.monitor=forces_mae"], r"training\.monitor is forces_mae, and the model has no energy head"),
+        (
+            ["model={channels: 4}", "training.monitor=density_coulomb"],
+            "monitor is density_coulomb, and the model has no density head",
+        ),
+        (
+            ["model={channels: 4}", "loss.density.weight=1"],
+            r"loss\.density\.weight is 1, .* no density head; give model\.density: \{\}",
+        ),
+        (["loss.density.weight=0"], r"nothing to learn for the model's head \(density\): give loss\.density a weight"),
+        (["loss.density.kind=huber"], r"loss\.density\.kind: .*'coulomb', 'overlap', 'l1' or 'l2'"),
+        (["loss.density.delta=1"], r"loss\.density\.delta: unknown key"),
+        (["model.density.l_maxx=2"], r"model\.density\.l_maxx: unknown key; did you mean model\.density\.l_max\?"),
+        (["model.density=null"], r"a model needs a head"),
+        (["data.weights={origin: {mmff: 0}}"], r"data\.weights\.origin\.mmff: .*greater than 0"),
+    ],
+)
+def test_configs_that_cannot_work_name_the_key(tmp_path, overrides, message):
+    values = density_values(tmp_path)
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_config(apply_overrides(values, overrides))
+    assert "\n" not in str(caught.value)
+
+
+def test_eval_on_other_labels(straight, tmp_path):
+    """Of another basis or without a density: not compared, said so; with nothing left to compare, an error."""
+    config, _, joint = straight
+    shutil.copy(Path(config.run.dir) / "model.safetensors", tmp_path / "model.safetensors")
+    for name, content in (("other", (density_frames(3, 4), OTHER)), ("none", (density_frames(3, 4, density=False),))):
+        path = write_toys(tmp_path / f"{name}.h5", *content)
+        outcome = CliRunner().invoke(app, ["eval", str(tmp_path / "model.safetensors"), str(path), "--no-plots"])
+        assert (outcome.exit_code == 0) == joint, outcome.output
+        assert "density, Coulomb" not in outcome.output
