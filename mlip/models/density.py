@@ -65,9 +65,6 @@ class ElementTables(nn.Module):
     def __init__(self, elements: Sequence[int], reference: DensityReference, l_max: int, projection: str) -> None:
         super().__init__()
         basis = reference.basis
-        lacking = [chemical_symbols[z] for z in elements if z not in basis.shells]
-        if lacking:
-            raise ConfigError(f"density basis {basis.name} has no functions for {', '.join(lacking)}; train on other elements")
         self.shells_of_degree = [max(basis.degrees(z).count(l) for z in elements) for l in range(l_max + 1)]
         width = max(basis.num_functions(z) for z in elements)
         names = ("baseline", "scale", "charge", "weight", "column")
@@ -175,6 +172,12 @@ class DensityHead(nn.Module):
     ) -> None:
         super().__init__()
         density = config.density or DensityConfig()
+        lacking = [chemical_symbols[z] for z in elements if z not in reference.basis.shells]
+        if lacking:
+            raise ConfigError(
+                f"no density functions ({reference.basis.name}) for {', '.join(lacking)}: no frame with density labels holds "
+                "it, or the basis lacks it; leave such frames out or label some"
+            )
         self.reference = reference.subset(elements)
         self.projection = density.projection
         l_max = self.reference.basis.l_max

@@ -77,11 +77,9 @@ class DensityReference:
     def subset(self, elements: Iterable[int]) -> DensityReference:
         """The same for some of the elements."""
         kept = sorted({int(z) for z in elements})
-        tables = {
-            name: {z: getattr(self, name)[z] for z in kept if z in getattr(self, name)}
-            for name in ("baseline", "scales", "electrons")
-        }
-        return replace(self, basis=self.basis.subset(kept), **tables)
+        baseline, scales = ({z: table[z] for z in kept if z in table} for table in (self.baseline, self.scales))
+        electrons = {z: self.electrons[z] for z in kept if z in self.electrons}
+        return replace(self, basis=self.basis.subset(kept), baseline=baseline, scales=scales, electrons=electrons)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only; see :meth:`from_dict`."""
@@ -156,7 +154,7 @@ def density_statistics(
         electrons: electrons of the neutral atom by atomic number where it is not Z (effective core potentials).
 
     Raises:
-        DataError: a frame's number of coefficients is not that of the basis.
+        DataError: a frame's coefficients are not finite, or not as many as the basis has functions.
         ConfigError: no frame has a label, or the labels do not integrate to the electrons (another basis, or core potentials).
     """
     sums: dict[int, _ElementSums] = {}
@@ -166,20 +164,8 @@ def density_statistics(
     for frame in frames:
         if frame.density_coefficients is None:
             continue
-        numbers = np.asarray(frame.atomic_numbers)
-        offsets = basis.offsets(numbers)
-        coefficients = np.asarray(frame.density_coefficients, dtype=np.float64)
-        if len(coefficients) != offsets[-1]:
-            name = getattr(frame, "id", "") or "without a name"
-            raise DataError(
-                f"frame {name}: {len(coefficients)} density coefficients, {basis.name} has {offsets[-1]} functions on its atoms"
-            )
-        held = 0.0
-        for z in np.unique(numbers).tolist():
-            rows = coefficients[offsets[:-1][numbers == z][:, None] + np.arange(basis.num_functions(z))]
-            sums.setdefault(z, _ElementSums(rows.shape[1])).add(rows)
-            held += float((rows @ basis.charges(z)).sum())
-        wanted = sum(float(counts.get(int(z), z)) for z in numbers) - frame.charge
+        held = _add_frame(sums, frame, basis)
+        wanted = sum(float(counts.get(int(z), z)) for z in frame.atomic_numbers) - frame.charge
         deviations.append(held / wanted - 1 if wanted > 0 else 0.0)
         total_charges.add(int(frame.charge))
     if not deviations:
@@ -199,3 +185,22 @@ def density_statistics(
         tuple(sorted(total_charges)),
         {int(z): float(count) for z, count in counts.items() if z in sums},
     )
+
+
+def _add_frame(sums: dict[int, _ElementSums], frame: DensityFrame, basis: DensityBasis) -> float:
+    """Add the atoms of a frame; returns the electrons that its coefficients hold."""
+    numbers = np.asarray(frame.atomic_numbers)
+    offsets = basis.offsets(numbers)
+    coefficients = np.asarray(frame.density_coefficients, dtype=np.float64)
+    if len(coefficients) != offsets[-1] or not np.isfinite(coefficients).all():
+        name = getattr(frame, "id", "") or "without a name"
+        raise DataError(
+            f"frame {name}: {len(coefficients)} density coefficients, finite: {bool(np.isfinite(coefficients).all())}; "
+            f"{basis.name} has {offsets[-1]} functions on its atoms, and all must be finite; correct or remove the frame"
+        )
+    held = 0.0
+    for z in np.unique(numbers).tolist():
+        rows = coefficients[offsets[:-1][numbers == z][:, None] + np.arange(basis.num_functions(z))]
+        sums.setdefault(z, _ElementSums(rows.shape[1])).add(rows)
+        held += float((rows @ basis.charges(z)).sum())
+    return held

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from ase.build import molecule
+from densities import density_model
 from safetensors.torch import save_file
 
 from mlip.checkpoint import FORMAT_VERSION, load_model, read_header, save_model
 from mlip.errors import CheckpointError
 from mlip.models import build
-from mlip.testing import evaluate
+from mlip.testing import evaluate, evaluate_density
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -97,7 +98,32 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
 
 @pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))
 def test_every_old_format_still_loads(version):
-    """One file a format version; its energies were written beside it when it was made."""
+    """One file a format version; its energies (and densities) were written beside it when it was made."""
     wanted = json.loads((FIXTURES / f"format-{version}.json").read_text())
     model = load_model(FIXTURES / f"format-{version}.safetensors", dtype="float64")
     assert evaluate(model, molecule("CH3CHO"))["energy"][0] == pytest.approx(wanted["energy"], abs=1e-9)
+    assert (model.density_basis is not None) == ("density" in wanted)
+    if "density" in wanted:
+        np.testing.assert_allclose(evaluate_density(model, molecule("CH3CHO"))[0], wanted["density"], atol=1e-9)
+
+
+@pytest.mark.parametrize("energy", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_round_trip_of_a_density_model_is_exact(energy, dtype, tmp_path):
+    atoms = molecule("CH3CHO")
+    model = density_model(atoms, dtype, energy=energy)
+    loaded = load_model(save_model(model, tmp_path / "m.safetensors"))
+    assert loaded.density_reference == model.density_reference and loaded.has_energy == energy
+    np.testing.assert_array_equal(evaluate_density(loaded, atoms)[0], evaluate_density(model, atoms)[0])
+    header = read_header(tmp_path / "m.safetensors")
+    assert set(header["density"]) == {"basis", "baseline", "scales", "metric", "charges", "electrons"}
+
+
+def test_a_damaged_density_header_is_named(tmp_path):
+    model = density_model(molecule("CH3CHO"))
+    path = save_model(model, tmp_path / "m.safetensors")
+    header = read_header(path)
+    header["density"]["basis"] = {"name": "?"}
+    save_file(model.state_dict(), tmp_path / "bad.safetensors", metadata={"mlip": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_model(tmp_path / "bad.safetensors")
