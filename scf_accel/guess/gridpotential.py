@@ -40,11 +40,13 @@ def fitted_density(auxmol: gto.Mole, coefficients: np.ndarray, coords: np.ndarra
     name = "GTOval_cart" if auxmol.cart else "GTOval_sph"
     name += "_deriv1" if kind == "GGA" else ""
     sizes = np.diff(auxmol.ao_loc)
-    rho = np.empty((VARIABLES[kind], len(coords)))
+    rho = np.zeros((VARIABLES[kind], len(coords)))
 
     def work(start: int) -> None:
         points = np.ascontiguousarray(coords[start : start + BLOCK])
         reached = gen_grid.make_mask(auxmol, points, cutoff=AUXILIARY_CUTOFF).any(axis=0)
+        if not reached.any():  # PySCF's driver needs at least one shell
+            return
         part = auxmol.copy(deep=False)
         part._bas = auxmol._bas[reached]
         values = part.eval_gto(name, points)

@@ -10,8 +10,9 @@ from pyscf import df, dft, gto, qmmm, scf
 
 from mlip.errors import ConfigError
 from scf_accel.fitting import fit_density, make_auxmol
+from scf_accel.gridorbitals import BLOCK
 from scf_accel.guess import density_matrix, guess_fock, refusal
-from scf_accel.guess.coulomb import coulomb_matrix, direct
+from scf_accel.guess.coulomb import coulomb_matrix, direct, from_fitting
 from scf_accel.guess.gridpotential import fitted_density, make_grids
 from scf_accel.guess.surrogate import functional_of
 
@@ -78,7 +79,6 @@ CASES = {
     "rks lda": lambda: kohn_sham(dft.RKS, molecule(), "lda,vwn"),
     "rks pbe": lambda: kohn_sham(dft.RKS, molecule(FORMALDEHYDE), "pbe"),
     "rks pbe density fitting": lambda: kohn_sham(dft.RKS, molecule(), "pbe").density_fit(),
-    "rks pbe newton": lambda: kohn_sham(dft.RKS, molecule(), "pbe").newton(),
     "rks b3lyp": lambda: kohn_sham(dft.RKS, molecule(FORMALDEHYDE), "b3lyp"),
     "rks b3lyp density fitting": lambda: kohn_sham(dft.RKS, molecule(), "b3lyp").density_fit(),
     "rks r2scan": lambda: kohn_sham(dft.RKS, molecule(), "r2scan"),
@@ -104,3 +104,171 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_same_energy_in_fewer_cycles(name):
     check_helps(CASES[name]())
+
+
+@pytest.fixture(scope="module")
+def water() -> tuple[Any, gto.Mole, np.ndarray]:
+    return oracle(kohn_sham(dft.RKS, molecule(), "pbe"))
+
+
+def test_second_order_solver_starts_from_it(water):
+    done, auxmol, coefficients = water
+    newton = kohn_sham(dft.RKS, molecule(), "pbe").newton()
+    newton.kernel(dm0=density_matrix(newton, auxmol, coefficients))
+    assert newton.e_tot == pytest.approx(done.e_tot, abs=2e-8)
+
+
+def test_smearing_decides_the_occupations(water):
+    _, auxmol, coefficients = water
+    mf = kohn_sham(dft.RKS, molecule(), "pbe").smearing(sigma=0.2, method="fermi")
+    dm = density_matrix(mf, auxmol, coefficients)
+    assert np.count_nonzero((dm.mo_occ > 1e-6) & (dm.mo_occ < 2 - 1e-6)) > 0
+    np.testing.assert_allclose(electrons(mf, dm), 10.0, atol=1e-6)
+
+
+def test_dependent_basis_functions_are_left_out():
+    hydrogen = gto.basis.load("6-31g", "H")
+    again = [0, [1.0001 * hydrogen[-1][1][0], 1.0]]
+    mf = scf.RHF(molecule(basis={"O": "6-31g", "H": [*hydrogen, again]}))
+    _, auxmol, coefficients = oracle(mf)
+    dm = density_matrix(mf, auxmol, coefficients)
+    assert dm.mo_coeff.shape == (mf.mol.nao, mf.mol.nao - 2)
+    check_helps(mf)
+
+
+def test_coulomb_matrix_of_every_route_is_that_of_the_integrals(water):
+    _, auxmol, coefficients = water
+    mol = molecule()
+    expected = df.incore.aux_e2(mol, auxmol, "int3c2e") @ coefficients
+    np.testing.assert_allclose(direct(mol, auxmol, coefficients), expected, atol=1e-9)
+    same = dft.RKS(mol).density_fit(auxbasis="def2-universal-jfit")
+    same.with_df.build()
+    np.testing.assert_allclose(from_fitting(same.with_df, auxmol, coefficients), expected, atol=1e-9)
+    other = dft.RKS(mol, xc="b3lyp").density_fit(auxbasis="def2-universal-jkfit")
+    np.testing.assert_allclose(coulomb_matrix(other, auxmol, coefficients), expected, atol=5e-4)
+    assert other.with_df._cderi is not None  # its SCF needs the integrals next
+
+
+def test_coulomb_matrix_does_not_need_the_integrals_in_memory(water, tmp_path):
+    _, auxmol, coefficients = water
+    mf = dft.RKS(molecule()).density_fit(auxbasis="def2-universal-jfit")
+    mf.with_df._cderi_to_save = str(tmp_path / "integrals.h5")
+    mf.with_df.build()
+    assert not isinstance(mf.with_df._cderi, np.ndarray)
+    expected = direct(mf.mol, auxmol, coefficients)
+    np.testing.assert_allclose(coulomb_matrix(mf, auxmol, coefficients), expected, atol=1e-9)
+
+
+def test_integrals_of_something_else_are_not_used(water):
+    _, auxmol, coefficients = water
+    mf = dft.RKS(molecule()).density_fit(auxbasis="def2-universal-jfit")
+    mf.with_df.build()
+    mf.with_df._cderi = mf.with_df._cderi * 1.01
+    assert from_fitting(mf.with_df, auxmol, coefficients) is None
+    np.testing.assert_allclose(coulomb_matrix(mf, auxmol, coefficients), direct(mf.mol, auxmol, coefficients), atol=1e-12)
+
+
+def test_screening_bounds_the_error_of_a_larger_molecule():
+    mol = molecule("; ".join(f"H 0 0 {1.5 * n}" for n in range(16)), "6-31g")
+    auxmol = make_auxmol(mol)
+    coefficients = np.random.default_rng(0).normal(size=auxmol.nao)
+    expected = direct(mol, auxmol, coefficients, screening=1e-16)
+    np.testing.assert_allclose(direct(mol, auxmol, coefficients), expected, atol=1e-8)
+
+
+def test_density_in_blocks_is_the_density(water):
+    _, auxmol, coefficients = water
+    coords = make_grids(auxmol).coords
+    assert len(coords) > 2 * BLOCK
+    for kind, components in (("LDA", 1), ("GGA", 4)):
+        expected = auxmol.eval_gto("GTOval_sph_deriv1", coords)[:components] @ coefficients
+        np.testing.assert_allclose(fitted_density(auxmol, coefficients, coords, kind), expected, atol=1e-5)
+
+
+def test_little_memory_gives_the_same_guess():
+    mf = kohn_sham(dft.UKS, molecule(METHYLENE, spin=2), "pbe")
+    _, auxmol, coefficients = oracle(mf)
+    poor = mf.copy()
+    poor.max_memory = 0
+    expected = density_matrix(mf, auxmol, coefficients)
+    np.testing.assert_allclose(density_matrix(poor, auxmol, coefficients), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("xc", ["pbe", "lda,vwn"])
+def test_potential_of_an_exact_density_is_that_of_the_functional(xc):
+    """Density in products of orbitals of one s function: the fit is exact, so the Fock matrix is PySCF's."""
+    mol = molecule("He 0 0 0", {"He": [[0, [0.8, 1.0]]]})
+    auxmol = df.addons.make_auxmol(mol, {"He": [[0, [1.6, 1.0]]]})
+    mf = dft.RKS(mol, xc=xc)
+    dm = 2.0 * np.ones((1, 1))
+    fock = guess_fock(mf, auxmol, fit_density(mol, auxmol, dm), grid=3)
+    np.testing.assert_allclose(fock, mf.get_hcore() + mf.get_veff(mol, dm), atol=1e-5)
+
+
+def test_own_functional_where_the_density_determines_it_else_the_surrogate():
+    mol = molecule(basis="sto-3g")
+    for xc in ("pbe", "lda,vwn", "blyp"):
+        mf = dft.RKS(mol, xc=xc)
+        assert functional_of(mf).xc == xc
+        assert functional_of(mf).integrator is mf._numint
+    for mf in (scf.RHF(mol), *(dft.RKS(mol, xc=xc) for xc in ("b3lyp", "r2scan", "wb97x", "hf", "camb3lyp", "m06l"))):
+        assert functional_of(mf, "blyp").xc == "blyp"
+
+
+def test_singlet_of_an_unrestricted_object_can_leave_the_restricted_solution():
+    mf = scf.UHF(molecule("H 0 0 0; H 0 0 2.5", "6-31g"))
+    mf.init_guess_breaksym = "mix"
+    done, auxmol, coefficients = oracle(mf)
+    assert done.e_tot < scf.RHF(mf.mol).run().e_tot - 0.1
+    for breaksym in ("mix", 1):
+        mf.init_guess_breaksym = breaksym
+        ours = mf.copy()
+        dm = density_matrix(mf, auxmol, coefficients)
+        check_determinant(mf, dm)
+        ours.kernel(dm0=dm)
+        assert ours.e_tot == pytest.approx(done.e_tot, abs=2e-8)
+    mf.init_guess_breaksym = None
+    alpha, beta = density_matrix(mf, auxmol, coefficients)
+    np.testing.assert_allclose(alpha, beta, atol=1e-10)
+
+
+def test_singlet_with_a_wide_gap_keeps_its_spin_symmetry(water):
+    _, auxmol, coefficients = water
+    mf = scf.UHF(molecule())
+    alpha, beta = density_matrix(mf, auxmol, coefficients)
+    np.testing.assert_allclose(alpha, beta, atol=1e-10)
+
+
+def test_errors_say_what_to_change(water):
+    done, auxmol, coefficients = water
+    with pytest.raises(ValueError, match=r"shape \(3,\); allowed is"):
+        density_matrix(done, auxmol, coefficients[:3])
+    broken = coefficients.copy()
+    broken[0] = np.nan
+    with pytest.raises(ValueError, match=r"1 of .* are not finite"):
+        density_matrix(done, auxmol, broken)
+    moved = make_auxmol(molecule("O 0 0 0.2; H 0 0.76 -0.47; H 0.02 -0.75 -0.48"))
+    with pytest.raises(ValueError, match="other atoms or positions"):
+        density_matrix(done, moved, coefficients)
+    for name in ("b3lyp", "r2scan", "nonsense"):
+        with pytest.raises(ConfigError, match=f"surrogate '{name}'"):
+            density_matrix(scf.RHF(done.mol), auxmol, coefficients, surrogate=name)
+
+
+def test_objects_without_such_a_guess():
+    from pyscf.pbc import gto as pbc_gto
+    from pyscf.pbc import scf as pbc_scf
+
+    mol = molecule(basis="sto-3g")
+    cell = pbc_gto.M(atom="H 0 0 0; H 0 0 0.74", a=np.eye(3) * 8, basis="sto-3g", verbose=0)
+    model = scf.RHF(gto.M(verbose=0))
+    for mf, reason in (
+        (scf.GHF(mol), "GHF: only restricted"),
+        (dft.GKS(mol), "GKS: only restricted"),
+        (pbc_scf.RHF(cell), "periodic"),
+        (model, "model Hamiltonian"),
+    ):
+        assert reason in refusal(mf)
+        with pytest.raises(ConfigError, match=reason):
+            density_matrix(mf, make_auxmol(mol), np.zeros(3))
+    assert refusal(scf.RHF(mol)) is None
