@@ -10,9 +10,10 @@ below one (the Coulomb part of the response screens), so that the self-repulsion
     W[rho_in] = 1/2 (rho_out - rho_in | rho_out - rho_in),   Hartree
 
 bounds that of the error, and is the second-order energy that a density still has to change. For the density of another
-start, ``rho_out`` stands for the solution: a prediction is accepted if ``W[rho_in] <= W[rho_stock]``. For
-``rho_in = rho_stock`` the two are equal. The total energies themselves would not tell: that of a superposition of atoms is
-often *below* the converged one (N2, PBE: by 0.15 Hartree), since its density matrix belongs to no wave function.
+start, ``rho_out`` stands for the solution. For ``rho_in = rho_stock`` the two are equal; a prediction is accepted if
+``W[rho_in] <= WORTH W[rho_stock]``, since one that is hardly better than the stock guess saves no cycle and costs its making.
+The total energies themselves would not tell: that of a superposition of atoms is often *below* the converged one (N2, PBE:
+by 0.15 Hartree), since its density matrix belongs to no wave function.
 
 All densities are projected onto the auxiliary functions; one pass over three-index integrals makes them.
 """
@@ -29,6 +30,7 @@ from scf_accel.fitting import electron_count, solve_metric, three_index_blocks, 
 from scf_accel.warmstart.report import Refused
 
 COUNT_TOLERANCE = 0.01  # electrons per electron
+WORTH = 0.5
 
 
 def check_coefficients(auxmol: gto.Mole, coefficients: Any, electrons: int) -> tuple[np.ndarray, float]:

@@ -13,7 +13,7 @@ from pyscf.lib import logger
 
 from scf_accel.auxbasis import atomic_numbers
 from scf_accel.predictor import PredictionError, as_predictor
-from scf_accel.warmstart.check import check_coefficients, check_density_matrix, residuals
+from scf_accel.warmstart.check import WORTH, check_coefficients, check_density_matrix, residuals
 from scf_accel.warmstart.report import Refused, Report, Settings
 
 _Base: Any = object  # the class of the user's object comes after the mixin
@@ -26,8 +26,7 @@ def uncovered(mf: Any) -> str | None:
     reason = refusal(mf)
     if reason is not None:
         return reason
-    cores = np.array([mf.mol.atom_nelec_core(atom) for atom in range(mf.mol.natm)])
-    if not np.array_equal(mf.mol.atom_charges() + cores, atomic_numbers(mf.mol)):
+    if not mf.mol.has_ecp() and not np.array_equal(mf.mol.atom_charges(), atomic_numbers(mf.mol)):
         return "nuclear charges that are not those of the elements"
     return None
 
@@ -49,6 +48,7 @@ class _WarmStart(_Base):
         self._warm_start_warned: frozenset[str] = frozenset()
         self._warm_start_pending: Report | None = None
         self._warm_start_coefficients: np.ndarray | None = None
+        self._warm_start_fock: np.ndarray | None = None
 
     def undo_warm_start(self) -> Any:
         """The object without predicted guesses."""
@@ -170,12 +170,12 @@ class _WarmStart(_Base):
         report.guess_seconds += time.perf_counter() - started
         return dm
 
-    def _better(self, auxmol: Any, coefficients: np.ndarray, dm: Any, other: Any, report: Report) -> bool:
+    def _better(self, auxmol: Any, coefficients: np.ndarray, dm: Any, other: Any, report: Report, worth: float = WORTH) -> bool:
         """Whether the predicted density, with its ``dm``, is better than the density matrix ``other``; notes the energies."""
         started = time.perf_counter()
         report.error, report.stock_error = ours, stock = residuals(self.mol, auxmol, coefficients, dm, other)
         report.check_seconds += time.perf_counter() - started
-        return ours <= stock
+        return ours <= worth * stock
 
     def as_scanner(self) -> Any:
         """PySCF's scanner, with a predicted start at every geometry; see ``scanner`` in the settings."""
@@ -233,7 +233,7 @@ def warm_start(mf: Any, model: Any = None, *, device: str = "cpu", dtype: str | 
         CheckpointError: there is no such model.
         ConfigError: an impossible setting.
     """
-    if not (isinstance(mf, scf.hf.SCF) or hasattr(mf, "get_init_guess")):
+    if not isinstance(mf, scf.hf.SCF):
         raise TypeError(f"warm_start takes a PySCF mean-field object such as dft.RKS(mol), not {type(mf).__name__}")
     if isinstance(mf, _WarmStart):
         old = mf.warm_start_settings

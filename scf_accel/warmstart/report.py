@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from mlip.errors import ConfigError
 
-ScannerStart = Literal["last", "predicted", "change"]
-SCANNER_STARTS = ("last", "predicted", "change")
+ScannerStart = Literal["last", "predicted", "change", "fock"]
+SCANNER_STARTS = ("last", "predicted", "change", "fock")
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,14 @@ class Settings:
     Attributes:
         predictor: what predicts the density, see :class:`scf_accel.predictor.Predictor`.
         check: compare the predicted density with the stock guess, and use the better one.
-        scanner: start of a later geometry of a scanner or optimiser: ``"last"``, the last converged orbitals, orthonormal in
-            the new geometry; ``"predicted"``, the predicted density; ``"change"``, the last converged density plus the
-            predicted change. With ``check`` the last orbitals are used where they are better than either.
+        scanner: start of a later geometry of a scanner or optimiser: ``"last"``, ``"predicted"``, ``"change"`` or ``"fock"``, see
+            :mod:`scf_accel.warmstart.scanner`; the default needs the fewest cycles (benchmarks/scf_scanner.py).
         surrogate: functional of the guess for those that need more than a density and its gradient.
     """
 
     predictor: Any = field(repr=False)
     check: bool = True
-    scanner: ScannerStart = "change"
+    scanner: ScannerStart = "fock"
     surrogate: str = "pbe"
 
     def __post_init__(self) -> None:
@@ -40,8 +39,8 @@ class Report:
 
     Attributes:
         used: whether a predicted density (or density change) made it.
-        start: ``"predicted"``, ``"change"``, ``"last"``, ``"given"`` (density matrix or orbitals of the user's) or the name of
-            a stock guess; empty before the first run.
+        start: ``"predicted"``, ``"change"``, ``"fock"``, ``"last"``, ``"given"`` (density matrix or orbitals of the user's) or the
+            name of a stock guess; empty before the first run.
         fallback: why the prediction was not used, or None.
         model: name of what predicts.
         inference_seconds, guess_seconds, check_seconds: wall times of the prediction, of the density matrix made from it, and
