@@ -76,10 +76,15 @@ class ErrorSums:
         self._put("density_electrons", surplus[labelled_frames(graph)])
         standardised = found.values / found.scale
         self._put("density", standardised)
-        for z in self.elements:
-            self._put(f"density/{chemical_symbols[z]}", standardised[found.element == z])
-        for degree in self.degrees:
-            self._put(f"density/l={degree}", standardised[found.degree == degree])
+        self._put_by_row(standardised, found.element, [f"density/{chemical_symbols[z]}" for z in self.elements], self.elements)
+        self._put_by_row(standardised, found.degree, [f"density/l={degree}" for degree in self.degrees], self.degrees)
+
+    def _put_by_row(self, values: Tensor, kind: Tensor, names: Sequence[str], kinds: Sequence[int]) -> None:
+        """Count each of ``values`` in the row of its ``kind``; all at once."""
+        values, kind = values.detach().double().cpu(), kind.cpu()
+        row = torch.full((max(kinds) + 1,), -1)
+        row[list(kinds)] = torch.tensor([self.names.index(name) for name in names])
+        self.sums.index_add_(0, row[kind], torch.stack([torch.ones_like(values), values.abs(), values.square()], dim=1))
 
     def empty(self) -> ErrorSums:
         """The same quantities, nothing counted."""
