@@ -11,15 +11,13 @@ from __future__ import annotations
 import argparse
 import gc
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _common import header, table
-from _molecules import all_molecules
 from _scfruns import Job, Store, in_arm
-from scf_wall import BASES, Case, fits, run_ours, run_stock
+from scf_wall import Case, named_jobs, run_ours, run_stock
 from scf_wall_plots import integrals, measured_line
 
 from mlip.files import atomic_write_text
@@ -66,15 +64,8 @@ def measure_arms(case: Case, number: int) -> dict[str, Any]:
 
 
 def control_jobs(arguments: argparse.Namespace) -> list[Job]:
-    """One job a molecule and functional; def2-SVP with density fitting unless the command line says otherwise."""
-    names = arguments.names or NAMES
-    molecules = [m for m in all_molecules() if m.name in names or m.smiles in names]
-    bases, fitted = arguments.basis or BASES[:1], fits(arguments, (True,))
-    cases = [Case(m, xc, basis, fit) for m in molecules for basis in bases for fit in fitted for xc in arguments.xc]
-    return [
-        Job(f"control|{case.key}", 1.3 * case.estimate(), partial(measure_arms, case, number), case.about())
-        for number, case in enumerate(cases)
-    ]
+    """One job a molecule and functional."""
+    return named_jobs(arguments, "control", NAMES, 1.3, measure_arms)
 
 
 COLUMNS = [

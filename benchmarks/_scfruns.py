@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -264,6 +265,18 @@ def attempt(job: Job) -> dict[str, Any]:
         return {"error": str(error), "arm": error.arm}
     except Exception as error:
         return {"error": error_text(error), "arm": None}
+
+
+def run_jobs(jobs: Sequence[Job], store: Store, arguments: argparse.Namespace, warm_up: Callable[[], None]) -> bool:
+    """Do what the command line of a benchmark says: list the jobs, or run them; whether a table is to follow."""
+    if arguments.list:
+        show(jobs, store)
+        return False
+    set_threads(arguments.threads)
+    if any(job.key not in store or (arguments.retry_failed and store.failed(job.key)) for job in jobs):
+        warm_up()
+    work(jobs, store, arguments.minutes, arguments.rows, arguments.retry_failed)
+    return True
 
 
 def show(jobs: Iterable[Job], store: Store) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from _common import header, table
 from _hardcases import HardCase, hard_cases
-from _scfruns import RESULTS, Job, Store, count_calls, make_mean_field, make_mol, set_threads, show, timed, work
+from _scfruns import RESULTS, Job, Store, count_calls, make_mean_field, make_mol, run_jobs, timed
 from scf_wall import XCS
 from scf_wall_plots import measured_line
 
@@ -259,16 +259,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the rows and the table")
     arguments = parser.parse_args()
     store = Store(arguments.output / "scf_hard.jsonl")
-    if not arguments.table:
-        jobs = make_jobs(arguments.xc, arguments.names)
-        if arguments.list:
-            show(jobs, store)
-            return
-        set_threads(arguments.threads)
-        if any(job.key not in store or (arguments.retry_failed and store.failed(job.key)) for job in jobs):
-            warm_up()
-        work(jobs, store, arguments.minutes, arguments.rows, arguments.retry_failed)
-    write_results(store, arguments.output)
+    if arguments.table or run_jobs(make_jobs(arguments.xc, arguments.names), store, arguments, warm_up):
+        write_results(store, arguments.output)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from _molecules import Molecule, all_molecules
-from _scfruns import RESULTS, Job, Store, count_calls, in_arm, make_mean_field, make_mol, set_threads, show, timed, work
+from _scfruns import RESULTS, Job, Store, count_calls, in_arm, make_mean_field, make_mol, run_jobs, timed
 
 from scf_accel.multilevel import accelerate
 
@@ -218,6 +218,23 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def named_jobs(
+    arguments: argparse.Namespace, prefix: str, names: Sequence[str], cost: float, run: Callable[[Case, int], dict[str, Any]]
+) -> list[Job]:
+    """``run(case, number)`` of each molecule and functional; def2-SVP with density fitting unless the command line says otherwise.
+
+    ``cost``: estimate of a job as a multiple of the sweep's row; ``names``: molecules where the command line names none.
+    """
+    names = arguments.names or names
+    molecules = [m for m in all_molecules() if m.name in names or m.smiles in names]
+    bases, fitted = arguments.basis or BASES[:1], fits(arguments, (True,))
+    cases = [Case(m, xc, basis, fit) for m in molecules for basis in bases for fit in fitted for xc in arguments.xc]
+    return [
+        Job(f"{prefix}|{case.key}", cost * case.estimate(), partial(run, case, number), case.about())
+        for number, case in enumerate(cases)
+    ]
+
+
 def sweep_jobs(arguments: argparse.Namespace) -> list[Job]:
     """One job a case."""
     cases = make_cases(all_molecules(), arguments.max_nao_direct)
@@ -240,16 +257,8 @@ def main() -> None:
 
         name, make_jobs = "scf_control", control_jobs
     store = Store(arguments.output / f"{name}.jsonl")
-    if not arguments.table:
-        jobs = make_jobs(arguments)
-        if arguments.list:
-            show(jobs, store)
-            return
-        set_threads(arguments.threads)
-        if any(job.key not in store or (arguments.retry_failed and store.failed(job.key)) for job in jobs):
-            warm_up()
-        work(jobs, store, arguments.minutes, arguments.rows, arguments.retry_failed)
-    write(arguments, store)
+    if arguments.table or run_jobs(make_jobs(arguments), store, arguments, warm_up):
+        write(arguments, store)
 
 
 def write(arguments: argparse.Namespace, store: Store) -> None:

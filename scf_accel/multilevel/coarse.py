@@ -56,8 +56,8 @@ def exchange_terms(mf: Any) -> list[tuple[float, float]]:
 def fitting_basis(mol: Any) -> dict[str, str]:
     """Small fitting basis of the coarse model; beyond neon a larger one.
 
-    There def2-universal-jfit has no functions for the exchange of the core (DMSO, B3LYP: orbital gradient of the first coarse
-    solution 9e-2 with it, 3e-3 with def2-universal-jkfit on sulphur).
+    There def2-universal-jfit, made for J alone, spoils exchange (DMSO, B3LYP without density fitting: orbital gradient of the
+    first coarse solution 9e-2 with it, 3e-3 with def2-universal-jkfit on sulphur).
     """
     symbols = {mol.atom_pure_symbol(atom) for atom in range(mol.natm)}
     heavy = {symbol: HEAVY_AUXBASIS for symbol in symbols if gto.charge(symbol) > NEON}
@@ -76,6 +76,7 @@ class CoarseModel:
 
     def __init__(self, mf: Any, settings: Settings, max_bytes: float, dtype: type = np.float32) -> None:
         self.mf, self.mol = mf, mf.mol
+        self.exact = dtype is np.float64
         self.terms = exchange_terms(mf)
         self.kind = mf._numint._xc_type(mf.xc) if isinstance(mf, dft.rks.KohnShamDFT) else "HF"
         self._make_integrals(settings, max_bytes, dtype)

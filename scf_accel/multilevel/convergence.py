@@ -16,6 +16,11 @@ def fractional(mo_occ: Any) -> bool:
     return bool(np.any(np.abs(occupations - np.rint(occupations)) > 1e-9))
 
 
+def orbital_energies(mo_coeff: Any, fock: Any) -> np.ndarray:
+    """``[..., nmo]`` expectation values of the Fock matrix in the orbitals."""
+    return np.einsum("...pi,...pq,...qi->...i", mo_coeff, np.asarray(fock), mo_coeff, optimize=True)
+
+
 def energy_left(mf: Any, mo_coeff: Any, mo_occ: Any, fock: Any, gradient: np.ndarray) -> float:
     """Second-order estimate of the energy above the stationary point, Hartree.
 
@@ -34,7 +39,7 @@ def energy_left(mf: Any, mo_coeff: Any, mo_occ: Any, fock: Any, gradient: np.nda
     gaps = []
     spins = [(coefficients, occupations, focks)] if coefficients.ndim == 2 else zip(coefficients, occupations, focks, strict=True)
     for c, n, f in spins:
-        energies = np.einsum("pi,pq,qi->i", c, f, c, optimize=True)
+        energies = orbital_energies(c, f)
         difference = energies[:, None] - energies
         if rohf:
             gaps.append(difference[((n == 0)[:, None] & (n > 0)) | ((n != 2)[:, None] & (n == 2))])

@@ -9,6 +9,7 @@ With the Cholesky-transformed three-index integrals ``B_P,mn`` of a fitting basi
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,8 @@ from scf_accel.threads import blocks, each
 
 CHUNK_BYTES = 1.5e8
 CACHE_BYTES = 2e6
+ROWS = 64  # of integrals unpacked at a time
 SMALLEST_METRIC = 1e-9  # eigenvalues of the fitting metric below this are dropped
-
-
-ROWS = 64
 
 
 class PackedFit:
@@ -37,6 +36,11 @@ class PackedFit:
         self.integrals: np.ndarray = np.asarray(integrals, dtype=dtype)
         diagonal = np.arange(nao)
         self._diagonal = diagonal * (diagonal + 3) // 2
+
+    @functools.cached_property
+    def _places(self) -> np.ndarray:
+        """``[nao nao]``: where each pair of orbitals is among the distinct ones."""
+        return lib.unpack_tril(np.arange(self.integrals.shape[1], dtype=float)).astype(np.int64).ravel()
 
     def coulomb(self, dm: np.ndarray, exact: bool = False) -> np.ndarray:
         """``[nao, nao]`` J of a symmetric ``dm[nao, nao]``; ``exact``: summed in double precision, slower."""
@@ -58,12 +62,9 @@ class PackedFit:
         if not count:
             return np.zeros((nao, nao))
         occupied = orbitals.astype(self.integrals.dtype)
-        low, high = np.tril_indices(nao)
-        place = np.empty((nao, nao), dtype=np.int64)
-        place[low, high] = place[high, low] = np.arange(len(low))
 
         def work(rows: slice) -> np.ndarray:
-            full = np.take(self.integrals[rows], place.ravel(), axis=1).reshape(-1, nao, nao)
+            full = np.take(self.integrals[rows], self._places, axis=1).reshape(-1, nao, nao)
             half = np.matmul(full, occupied).transpose(1, 0, 2).reshape(nao, -1)
             return half @ half.T
 

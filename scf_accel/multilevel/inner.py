@@ -9,12 +9,16 @@ import numpy as np
 from pyscf import lib, scf
 
 from scf_accel.multilevel.coarse import CoarseModel, Reference, occupied
+from scf_accel.multilevel.convergence import orbital_energies
+from scf_accel.multilevel.descent import descend
 from scf_accel.threads import serial
 
 DIIS_SPACE = 10
 SERIAL = 300  # matrices smaller than this gain nothing from threads in a diagonalisation
 STALL = 6  # cycles without halving the gradient
+FAR = 1e-3  # orbital gradients above this are no solution, whatever the model's precision
 SHIFT = 0.3  # level shift (Hartree) of the second attempt
+DESCENT = 4  # coarse Fock matrices of the third attempt, in multiples of DIIS's
 
 
 def smeared(mf: Any) -> bool:
@@ -85,32 +89,67 @@ class Solution:
     builds: int
 
 
-def solve(problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, cycles: int) -> Solution:
+def solve(
+    problem: Problem,
+    base: np.ndarray,
+    reference: Reference,
+    state: State,
+    tol: float,
+    cycles: int,
+    descent: bool = True,
+) -> Solution:
     """Solve ``F = h + base + V_coarse[D] - V_coarse[reference]`` from ``state`` to an orbital gradient of ``tol``.
 
-    Commutator DIIS (Pulay 1982); if it fails, once more with a level shift. Returns the best state met.
+    Commutator DIIS (Pulay 1982); if it fails, once more with a level shift; if that fails and ``descent`` is allowed,
+    second-order descent. Returns the best state met.
     """
     with serial(len(problem.s1e) < SERIAL):
-        return _solve(problem, base, reference, state, tol, cycles)
+        return _solve(problem, base, reference, state, tol, cycles, descent)
 
 
-def _solve(problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, cycles: int) -> Solution:
-    first = _diis(problem, base, reference, state, tol, cycles)
-    if first.gradient <= max(tol, 1e-3) or smeared(problem.mf):  # a shift would move smeared occupations
-        return first
-    level_shift = problem.mf.level_shift
-    try:
-        problem.mf.level_shift = SHIFT
-        second = _diis(problem, base, reference, first.state, tol, cycles)
-    finally:
-        problem.mf.level_shift = level_shift
+def _solve(
+    problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, cycles: int, descent: bool
+) -> Solution:
+    best = _diis(problem, base, reference, state, tol, cycles)
+    enough = max(2.0 * tol, 0.0 if problem.model.exact else FAR)  # rounding may stop a model in single precision
+    if smeared(problem.mf):  # a shift would move smeared occupations, and descent keeps them
+        return best
+    if best.state is state and problem.model.exact:  # nothing better than the start: the full operator would tell nothing new
+        tol, enough = min(tol, 0.3 * best.gradient), 0.0
+    if best.gradient <= enough:
+        return best
+    if best.gradient > FAR:
+        best = _better(best, _shifted(problem, base, reference, best.state, tol, cycles))
+    if descent and best.gradient > enough and best.state.mo_coeff is not None:
+        best = _better(best, _descent(problem, base, reference, best.state, tol, DESCENT * cycles))
+    return best
+
+
+def _better(first: Solution, second: Solution) -> Solution:
     best = second if second.gradient < first.gradient else first
     return Solution(best.state, best.gradient, first.builds + second.builds)
 
 
-def _diis(
-    problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, cycles: int
-) -> Solution:
+def _shifted(problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, cycles: int) -> Solution:
+    level_shift = problem.mf.level_shift
+    try:
+        problem.mf.level_shift = SHIFT
+        return _diis(problem, base, reference, state, tol, cycles)
+    finally:
+        problem.mf.level_shift = level_shift
+
+
+def _descent(problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, budget: int) -> Solution:
+    def evaluate(mo_coeff: Any) -> tuple[np.ndarray, np.ndarray]:
+        turned = problem.state(None, mo_coeff, state.mo_occ)
+        fock = problem.fock(base + problem.model.increment(turned.dms, turned.exchange, reference), turned)
+        return np.asarray(problem.mf.get_grad(mo_coeff, state.mo_occ, fock)), orbital_energies(mo_coeff, fock)
+
+    found = descend(evaluate, state.mo_coeff, state.mo_occ, problem.sets == 1, tol, budget)
+    return Solution(problem.state(None, found[0], state.mo_occ), found[1], found[2])
+
+
+def _diis(problem: Problem, base: np.ndarray, reference: Reference, state: State, tol: float, cycles: int) -> Solution:
     mf = problem.mf
     diis = scf.diis.CDIIS(mf, Corth=problem.x_orth)
     diis.space, diis.verbose = DIIS_SPACE, 0
@@ -125,8 +164,7 @@ def _diis(
             gradient = problem.gradient(state, problem.fock(potential, state))
             if gradient < best.gradient:
                 best = Solution(state, gradient, 0)
-            stalled = 0 if gradient < 0.5 * mark else stalled + 1
-            mark = min(mark, gradient) if stalled == 0 else mark
+            mark, stalled = (gradient, 0) if gradient < 0.5 * mark else (mark, stalled + 1)
             if gradient < tol or (stalled >= STALL and best.gradient < max(1e-4, 4.0 * tol)):
                 break
         last = problem.fock(potential, state, cycle, diis, last)

@@ -104,23 +104,19 @@ class _Multilevel(_Base):
         started = logger.process_clock(), logger.perf_counter()
         self.dump_flags()
         self.build(self.mol)
-        result, best = self._solve(start, report)
-        if result is None:
-            return self._stock(start if best is None else best)
+        try:
+            with stored_values(self):
+                result = Solver(self, self.multilevel, report, start).kernel()
+        except (CoarseModelError, HandOver) as problem:
+            report.fallback = str(problem)
+            best, orbitals = getattr(problem, "dm", None), getattr(problem, "orbitals", None)
+            goes_on = "stock PySCF goes on" if orbitals is None else "PySCF's second-order solver goes on"
+            logger.warn(self, "multilevel SCF: %s: %s", problem, goes_on)
+            return self._stock(start if best is None else best, orbitals)
         self.converged, self.e_tot, self.mo_energy, self.mo_coeff, self.mo_occ = result
         logger.timer(self, "SCF", *started)
         self._finalize()
         return self.e_tot
-
-    def _solve(self, start: Any, report: Report) -> tuple[Any, Any]:
-        """The solver's result, or None and the best density matrix so far (None if it is worth nothing)."""
-        try:
-            with stored_values(self):
-                return Solver(self, self.multilevel, report, start).kernel(), None
-        except (CoarseModelError, HandOver) as problem:
-            report.fallback, best = str(problem), getattr(problem, "dm", None)
-            logger.warn(self, "multilevel SCF: %s: stock PySCF goes on", problem)
-        return None, best
 
     def kernel(self, dm0: Any = None, **kwargs: Any) -> float:
         """Another name of :meth:`scf`."""
@@ -135,17 +131,35 @@ class _Multilevel(_Base):
             return start(self) if callable(start) else start
         return dm0
 
-    def _stock(self, dm0: Any) -> float:
-        """Stock PySCF from ``dm0`` with the cycles that are left."""
+    def _stock(self, dm0: Any, orbitals: tuple[Any, Any] | None) -> float:
+        """Stock PySCF from ``dm0``, or its second-order solver from ``orbitals``, with the cycles that are left."""
         spent, limit = len(self.multilevel_report.steps), self.max_cycle
         try:
-            self.max_cycle = max(1, limit - spent)
+            self.max_cycle = limit - spent  # the solver hands over before its last cycle
             with stored_values(self):
-                super().scf(dm0)
+                if orbitals is None:
+                    super().scf(dm0)
+                else:
+                    self._second_order(orbitals)
         finally:
             self.max_cycle = limit
         self.cycles += spent
         return self.e_tot
+
+    def _second_order(self, orbitals: tuple[Any, Any]) -> None:
+        """PySCF's Newton solver; ``cycles`` becomes the number of its macro iterations."""
+        solver, user = self.undo_accelerate().newton(), self.callback
+        self.cycles = 0
+
+        def count(envs: dict[str, Any]) -> None:
+            self.cycles += 1
+            if callable(user):
+                user(envs)
+
+        solver.callback = count
+        solver.kernel(*orbitals)
+        for name in ("converged", "e_tot", "mo_energy", "mo_coeff", "mo_occ", "scf_summary"):
+            setattr(self, name, getattr(solver, name))
 
 
 @contextmanager
@@ -171,7 +185,7 @@ def stored_values(mf: Any) -> Iterator[None]:
 
 
 def accelerate(mf: Any, **settings: Any) -> Any:
-    """``mf`` with the multilevel SCF solver: the same energy and orbitals from two or three full-cost Fock matrices.
+    """``mf`` with the multilevel SCF solver: the same energy and orbitals, usually from two or three full-cost Fock matrices.
 
         mf = scf_accel.accelerate(dft.RKS(mol, xc="pbe").density_fit()).run()
 
@@ -189,7 +203,5 @@ def accelerate(mf: Any, **settings: Any) -> Any:
         **settings: fields of :class:`scf_accel.multilevel.Settings`.
     """
     if isinstance(mf, _Multilevel):
-        again = mf.copy()
-        again.multilevel = replace(mf.multilevel, **settings)
-        return again
+        return lib.view(_Multilevel(mf, replace(mf.multilevel, **settings)), mf.__class__)
     return lib.set_class(_Multilevel(mf, Settings(**settings)), (_Multilevel, mf.__class__))

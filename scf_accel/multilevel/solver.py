@@ -21,21 +21,25 @@ from pyscf.scf import chkfile
 from scf_accel.multilevel import inner
 from scf_accel.multilevel.anchors import Anchor, Anchors
 from scf_accel.multilevel.coarse import CoarseModel, CoarseModelError, available_bytes, determinant, factors
-from scf_accel.multilevel.convergence import energy_left, fractional
+from scf_accel.multilevel.convergence import energy_left, fractional, orbital_energies
 from scf_accel.multilevel.report import Report, Settings, Step
 
 SAFETY = 2.0  # factor on the energy estimate before it is compared with conv_tol
 TIGHT = 1e-5  # gradient thresholds below this need a double-precision model
 USEFUL = 0.5  # densities with a larger orbital gradient are no better start than the guess
-PATIENCE = 3  # outer steps that do not halve the gradient
+NEAR = 1e-2  # orbital gradients below this belong to a stationary point, if only a saddle point
+PATIENCE = 3  # outer steps that neither halve the gradient nor, near a stationary point, lower the energy
 
 
 class HandOver(Exception):
-    """The scheme does not converge; ``dm`` is the best density matrix so far, None if it is worth nothing."""
+    """The scheme does not converge; ``dm`` is the best density matrix so far, None if it is worth nothing.
 
-    def __init__(self, reason: str, dm: Any) -> None:
+    ``orbitals``: coefficients and occupations near a stationary point whose gap is too small for DIIS, else None.
+    """
+
+    def __init__(self, reason: str, dm: Any, orbitals: tuple[Any, Any] | None = None) -> None:
         super().__init__(reason)
-        self.dm = dm
+        self.dm, self.orbitals = dm, orbitals
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class Solver:
         self.x_orth = mf.check_linear_dependency(self.s1e, self.log)
         dm = mf.get_init_guess(self.mol, mf.init_guess, s1e=self.s1e) if dm0 is None else dm0
         self.reoccupied: inner.State | None = None
+        self.refused: Point | None = None
         self._build_fitting()
         report.start_seconds = time.perf_counter() - started
         exact = self.conv_tol_grad < TIGHT or inner.smeared(mf)  # then the energy is of first order in the gradient
@@ -105,16 +110,16 @@ class Solver:
         self.problem = inner.Problem(quiet, self.h1e, self.s1e, self.x_orth, model)
         self.refinable = dtype is np.float32
 
-    def _refine_model(self) -> None:
+    def _refine_model(self) -> bool:
         """Rounding errors stop the inner solves (a nearly dependent basis amplifies them): go on in double precision."""
         self.refinable = False
         try:
             self._build_model(np.float64)
         except CoarseModelError as problem:
             self.log.info("multilevel SCF: the coarse model stays in single precision: %s", problem)
-            return
+            return False
         self.log.info("multilevel SCF: the coarse model goes on in double precision")
-        self.state = self.problem.state(self.state.mo_energy, self.state.mo_coeff, self.state.mo_occ)
+        return True
 
     def _first_state(self, dm: Any, given: bool) -> inner.State:
         """The state of the guess; with orbitals where a given ``dm`` brings some that belong to this geometry."""
@@ -162,15 +167,16 @@ class Solver:
         if mf.chkfile:
             chkfile.save_mol(self.mol, mf.chkfile)
         mf.pre_kernel(self._environment())
-        last, best, slow, tol, fresh = None, None, 0, np.inf, False
+        last, best, slow, tol, fresh, lowest = None, None, 0, np.inf, False, np.inf
         for cycle in range(mf.max_cycle):
             started = time.perf_counter()
-            if not anchors.points:
-                solution = self._first_solution()
-            else:
-                start = anchors.extrapolate()
-                reference = self.problem.model.reference(start.dms, start.exchange)
-                solution = inner.solve(self.problem, start.potential, reference, self.state, tol, self.settings.max_inner)
+            solution = self._first_solution() if last is None else self._next_solution(anchors, tol, slow == 0)
+            rounding = solution.gradient > 2.0 * tol or solution.state is self.state
+            if last is not None and self.refinable and rounding and self._refine_model():
+                anchors = Anchors([self._anchor(last, self._restated(last))])
+                self.state = self._restated(solution.state)
+                again = self._next_solution(anchors, tol, slow == 0)
+                solution = replace(again, builds=solution.builds + again.builds)
             if solution.state.mo_coeff is None:
                 raise HandOver("the coarse model gives no finite potential", None)
             self.state = solution.state
@@ -183,18 +189,22 @@ class Solver:
                 break
             if self.reoccupied is not None:
                 best, slow = None, 0
-            slow = 0 if best is None or point.norm_gorb < 0.5 * best.norm_gorb else slow + 1
+            lower = point.norm_gorb < NEAR and point.e_tot < lowest - self.conv_tol
+            lowest = min(lowest, point.e_tot)
+            slow = 0 if best is None or lower or point.norm_gorb < 0.5 * best.norm_gorb else slow + 1
             best = point if best is None or point.norm_gorb < best.norm_gorb else best
             hopeless = not np.isfinite(point.e_tot) or slow >= PATIENCE or cycle + 1 >= self.settings.max_outer
+            if hopeless and self.refused is not None:
+                converged, point = True, self._accept(self.refused)
+                break
             if hopeless and cycle + 1 < mf.max_cycle:
                 reason = f"orbital gradient {best.norm_gorb:.2g} after {cycle + 1} full Fock matrices"
-                raise HandOver(reason, best.dm if best.norm_gorb < USEFUL else None)
-            if cycle > 0 and self.refinable and solution.gradient > 2.0 * tol:
-                self._refine_model()
+                soft = best.norm_gorb < NEAR and np.isnan(best.energy_left) and not fractional(best.mo_occ)
+                orbitals = (best.mo_coeff, best.mo_occ) if soft else None
+                raise HandOver(reason, best.dm if best.norm_gorb < USEFUL else None, orbitals)
+            if fresh or (lower and last is not None and point.norm_gorb > last.norm_gorb):  # leaves a saddle point
                 anchors = Anchors()
-            if fresh:
-                anchors = Anchors()
-            anchors.add(self._anchor(point))
+            anchors.add(self._anchor(point, self.state))
             fresh = self.reoccupied is not None  # the point of other occupations serves once, as the reference
             if self.reoccupied is not None:
                 self.state, self.reoccupied = self.reoccupied, None
@@ -204,6 +214,16 @@ class Solver:
             point = self._canonical(point)
         mf.post_kernel(self._environment(point, cycle=cycle, scf_conv=converged))
         return converged, point.e_tot, point.mo_energy, point.mo_coeff, point.mo_occ
+
+    def _next_solution(self, anchors: Anchors, tol: float, useful: bool) -> inner.Solution:
+        """The coarse solution around the extrapolated anchors, from the present state; ``useful``: the last one brought gain."""
+        start = anchors.extrapolate()
+        reference = self.problem.model.reference(start.dms, start.exchange)
+        return inner.solve(self.problem, start.potential, reference, self.state, tol, self.settings.max_inner, useful)
+
+    def _restated(self, point: Point | inner.State) -> inner.State:
+        """The orbitals of ``point`` as a state of the present model."""
+        return self.problem.state(point.mo_energy, point.mo_coeff, point.mo_occ)
 
     def _first_solution(self) -> inner.Solution:
         """The coarse solution, before anything full; the guess itself if it is as good as the coarse model could make it."""
@@ -230,7 +250,7 @@ class Solver:
         gradient = np.asarray(mf.get_grad(mo_coeff, mo_occ, fock))
         left = energy_left(mf, mo_coeff, mo_occ, fock, gradient)
         if mo_energy is None:
-            mo_energy = np.einsum("...pi,...pq,...qi->...i", mo_coeff, np.asarray(fock), mo_coeff, optimize=True)
+            mo_energy = orbital_energies(mo_coeff, fock)
         return Point(dm, vhf, fock, float(e_tot), float(np.linalg.norm(gradient)), left, mo_energy, mo_coeff, mo_occ)
 
     def _finish_step(self, cycle: int, point: Point, last: Point | None, step: Step) -> tuple[bool, Point]:
@@ -245,7 +265,8 @@ class Solver:
             *(cycle + 1, point.e_tot, change, point.norm_gorb, norm_ddm),
             *(step.coarse_builds, step.coarse_seconds, step.fine_seconds),
         )
-        moved = last is not None and point.norm_gorb < 0.5 * last.norm_gorb
+        # a change of energy says something only if the density moved or has no way left to go
+        moved = last is not None and point.norm_gorb < max(0.5 * last.norm_gorb, 0.1 * self.conv_tol_grad)
         settled = SAFETY * point.energy_left < self.conv_tol or (moved and abs(change) < self.conv_tol)
         converged = bool(settled and point.norm_gorb < self.conv_tol_grad)
         extra = {"cycle": cycle, "step": step, "norm_ddm": norm_ddm, "last_hf_e": point.e_tot - change}
@@ -254,6 +275,10 @@ class Solver:
         if converged:
             point = self._canonical(point)
             converged = self._occupations_hold(point)
+            if not converged and self.refused is not None and point.e_tot > self.refused.e_tot - self.conv_tol:
+                converged, point, self.reoccupied = True, self._accept(self.refused), None
+            elif not converged:
+                self.refused = point
         envs = self._environment(point, scf_conv=converged, **extra)
         if mf.chkfile:
             mf.dump_chk(envs)
@@ -264,9 +289,7 @@ class Solver:
     def _canonical(self, point: Point) -> Point:
         """Canonical orbitals of the full Fock matrix, the density unchanged."""
         if fractional(point.mo_occ):
-            c = point.mo_coeff
-            energies = np.einsum("...pi,...pq,...qi->...i", c, np.asarray(point.fock), c, optimize=True)
-            return replace(point, mo_energy=energies)
+            return replace(point, mo_energy=orbital_energies(point.mo_coeff, point.fock))
         mo_energy, mo_coeff = self.mf.canonicalize(point.mo_coeff, point.mo_occ, point.fock)
         return replace(point, mo_energy=mo_energy, mo_coeff=mo_coeff)
 
@@ -279,20 +302,22 @@ class Solver:
         self.reoccupied = self.problem.state(point.mo_energy, point.mo_coeff, chosen)
         return False
 
-    def _anchor(self, point: Point) -> Anchor:
+    def _accept(self, point: Point) -> Point:
+        """A stationary point that the object's own occupations do not lead back to, as second-order solvers accept it."""
+        self.log.warn("the occupied orbitals are not the lowest ones: no other occupation converges to a lower energy")
+        return point
+
+    def _anchor(self, point: Point, state: inner.State) -> Anchor:
         """The full operator at ``point``; the residual is the commutator of its Fock matrix in an orthonormal basis."""
         fock = point.fock
         if getattr(fock, "focka", None) is not None:
             potential = np.stack([np.asarray(fock.focka), np.asarray(fock.fockb)]) - self.h1e
-            pairs = [(np.asarray(fock), self.state.dms.sum(axis=0))]
+            dm = state.dms.sum(axis=0)
         else:
-            potential = np.asarray(fock).reshape(self.state.dms.shape) - self.h1e
-            pairs = list(zip(potential + self.h1e, self.state.dms, strict=True))
-        x = self.x_orth
-        products = [x.T @ f @ d @ self.s1e @ x for f, d in pairs]
-        return Anchor(
-            self.state.dms, potential, self.state.exchange, np.concatenate([(p - p.T).ravel() for p in products])
-        )
+            potential = np.asarray(fock).reshape(state.dms.shape) - self.h1e
+            dm = self.problem.shaped(state.dms)
+        residual = scf.diis.get_err_vec(self.s1e, dm, np.asarray(fock), self.x_orth)
+        return Anchor(state.dms, potential, state.exchange, residual)
 
     def _environment(self, point: Point | None = None, **extra: Any) -> dict[str, Any]:
         """The local variables of PySCF's kernel that hooks read."""

@@ -80,10 +80,12 @@ def test_python_example_runs(tmp_path, monkeypatch):
 
 
 def test_accelerated_scf_example_runs(tmp_path):
-    """The example with a smaller molecule in the file that it reads."""
+    """The example with a smaller molecule than the file of the repository that it reads."""
     (code,) = [block for block in blocks("python") if "scf_accel.accelerate" in block]
-    (tmp_path / "ethanol.xyz").write_text("3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n", encoding="utf-8")
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    example, water = "datasets/structures/ethanol.xyz", tmp_path / "water.xyz"
+    assert example in code and (ROOT / example).is_file()
+    water.write_text("3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n", encoding="utf-8")
+    result = subprocess.run([sys.executable, "-c", code.replace(example, str(water))], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "Report(" in result.stdout and "fallback=None" in result.stdout
 
