@@ -130,8 +130,7 @@ class _Guess:
         potentials = self.spinless + self.potential.polarised(dm[0] - dm[1])
         if isinstance(self.mf, scf.uhf.UHF):
             return self.solve(potentials)
-        hcore = self.mf.get_hcore()
-        return self.solve(self.mf.get_fock(hcore, self.overlap, potentials - hcore, dm))
+        return self.solve(scf.rohf.get_roothaan_fock(potentials, dm, self.overlap))
 
     def broken(self, dm: Any, widest: float) -> np.ndarray:
         """The frontier orbitals mixed as ``cos(a) homo +- sin(a) lumo`` where their gap is below ``widest`` (Hartree)."""

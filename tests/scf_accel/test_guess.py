@@ -13,7 +13,7 @@ from scf_accel.fitting import fit_density, make_auxmol
 from scf_accel.gridorbitals import BLOCK
 from scf_accel.guess import density_matrix, guess_fock, refusal
 from scf_accel.guess.coulomb import coulomb_matrix, direct, from_fitting
-from scf_accel.guess.gridpotential import fitted_density, make_grids
+from scf_accel.guess.gridpotential import GuessPotential, fitted_density, make_grids
 from scf_accel.guess.surrogate import functional_of
 
 WATER = "O 0 0 0.12; H 0 0.76 -0.47; H 0.02 -0.75 -0.48"
@@ -203,6 +203,35 @@ def test_potential_of_an_exact_density_is_that_of_the_functional(xc):
     dm = 2.0 * np.ones((1, 1))
     fock = guess_fock(mf, auxmol, fit_density(mol, auxmol, dm), grid=3)
     np.testing.assert_allclose(fock, mf.get_hcore() + mf.get_veff(mol, dm), atol=1e-5)
+
+
+@pytest.mark.parametrize("xc", ["pbe", "lda,vwn"])
+def test_potentials_of_alpha_and_beta_are_those_of_the_functional(xc):
+    """As above with 1 alpha and 0.4 beta electrons."""
+    mol = molecule("He 0 0 0", {"He": [[0, [0.8, 1.0]]]})
+    auxmol = df.addons.make_auxmol(mol, {"He": [[0, [1.6, 1.0]]]})
+    mf = dft.UKS(mol, xc=xc)
+    dm = np.array([[[1.0]], [[0.4]]])
+    coefficients = fit_density(mol, auxmol, dm)
+    polarised = GuessPotential(mol, auxmol, coefficients, functional_of(mf), grid=3).polarised(dm[0] - dm[1])
+    coulomb = direct(mol, auxmol, coefficients)
+    np.testing.assert_allclose(coulomb + polarised, mf.get_veff(mol, dm), atol=1e-5)
+
+
+def test_one_electron_and_spins_of_either_sign():
+    for kind in (dft.UKS, dft.ROKS):
+        mf = kohn_sham(kind, molecule("H 0 0 0", "6-31g", spin=1), "pbe")
+        done, auxmol, coefficients = oracle(mf)
+        dm = density_matrix(mf, auxmol, coefficients)
+        check_determinant(mf, dm)
+        ours = mf.copy()
+        ours.kernel(dm0=dm)
+        assert ours.e_tot == pytest.approx(done.e_tot, abs=2e-8)
+    down = kohn_sham(dft.UKS, molecule(METHYLENE, spin=-2), "pbe")
+    done, auxmol, coefficients = oracle(down)
+    dm = density_matrix(down, auxmol, coefficients)
+    check_determinant(down, dm)
+    assert electrons(down, dm) == pytest.approx([3, 5])
 
 
 def test_own_functional_where_the_density_determines_it_else_the_surrogate():
