@@ -4,12 +4,13 @@
     python benchmarks/guess_cost.py --choices [--names glycine]
 
 Without ``--choices``: PBE/def2-SVP with density fitting and without, grid level 3, nothing converged: the density is that of
-minao, fitted, and the cost of a guess does not depend on the density. "Full build" is ``mf.get_veff`` of stock PySCF, its
-second call (the first one also makes grids and, where they fit, integrals); the guess is all of
-``scf_accel.guess.density_matrix``, inference excluded. Medians; guess and build take turns.
+minao, fitted, and the cost of a guess does not depend on the density. "Full build" is ``mf.get_veff`` of stock PySCF, from its
+second call on (the first one also makes grids and, where they fit, integrals); the guess is all of
+``scf_accel.guess.density_matrix``, inference excluded. Processor seconds of all threads, so that other work on the machine
+disturbs them little; medians; guess and build take turns.
 
 With ``--choices``: SCF cycles from the exact fitted density of the converged SCF ("oracle"), for grids, surrogate
-functionals and auxiliary bases; also the energy of the guess above the converged one, and the guess' own seconds.
+functionals and auxiliary bases; also the energy of the guess above the converged one, and the guess' processor seconds.
 """
 
 from __future__ import annotations
@@ -42,10 +43,10 @@ METHODS = ("hf", "pbe", "b3lyp", "r2scan", "wb97x")
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """Wall seconds of one call."""
-    start = time.perf_counter()
+    """Processor seconds of one call, all threads."""
+    start = time.process_time()
     function()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def chosen(names: Sequence[str]) -> list[Any]:
@@ -125,9 +126,9 @@ def choices_of(molecule: Any, method: str) -> list[list[str]]:
     for auxbasis, grid, surrogate in settings:
         auxmol = make_auxmol(mol, auxbasis)
         coefficients = fit_density(mol, auxmol, mf.make_rdm1())
-        start = time.perf_counter()
+        start = time.process_time()
         dm = density_matrix(mf, auxmol, coefficients, surrogate=surrogate, grid=grid)
-        spent = f"{time.perf_counter() - start:.2f}"
+        spent = f"{time.process_time() - start:.2f}"
         rows.append([auxbasis, str(grid), functional_of(mf, surrogate).xc, spent, *quality(mf, mf.e_tot, dm)])
     return [[molecule.name, method, *row] for row in rows]
 

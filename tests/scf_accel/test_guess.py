@@ -32,6 +32,13 @@ def kohn_sham(kind: Any, mol: gto.Mole, xc: str) -> Any:
     return mf
 
 
+def in_field(mf: Any) -> Any:
+    """``mf`` in a field of 0.02 atomic units along z, the way PySCF's manual does it."""
+    hcore = mf.get_hcore() + 0.02 * mf.mol.intor("int1e_r")[2]
+    mf.get_hcore = lambda *_: hcore
+    return mf
+
+
 def oracle(mf: Any, auxbasis: str = "def2-universal-jfit") -> tuple[Any, gto.Mole, np.ndarray]:
     """``mf`` converged from minao, and the fit of its density."""
     done = mf.copy()
@@ -95,6 +102,8 @@ CASES = {
     "core potential": lambda: kohn_sham(dft.RKS, molecule("I 0 0 0; H 0 0 1.61", ecp="def2-svp"), "pbe"),
     "x2c": lambda: scf.RHF(molecule()).x2c(),
     "point charges": lambda: qmmm.add_mm_charges(kohn_sham(dft.RKS, molecule(), "pbe"), [[0, 0, 3.0]], [-0.8]),
+    "electric field": lambda: in_field(kohn_sham(dft.RKS, molecule(FORMALDEHYDE), "pbe")),
+    "solvent, open shell": lambda: kohn_sham(dft.ROKS, molecule(METHYLENE, "6-31g", spin=2), "pbe").ddCOSMO(),
     "symmetry": lambda: kohn_sham(dft.RKS, molecule("O 0 0 0.12; H 0 0.76 -0.47; H 0 -0.76 -0.47", symmetry=True), "pbe"),
     "symmetry, open shell": lambda: scf.UHF(molecule("O 0 0 0; O 0 0 1.2", symmetry=True, spin=2)),
     "ghost": lambda: kohn_sham(dft.RKS, molecule(WATER + "; ghost-O 0 0 3"), "pbe"),
@@ -104,6 +113,20 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_same_energy_in_fewer_cycles(name):
     check_helps(CASES[name]())
+
+
+@pytest.mark.parametrize("name", ["uhf", "rks b3lyp", "rks b3lyp density fitting", "roks pbe", "solvent, open shell"])
+def test_no_full_fock_build_inside(name, monkeypatch):
+    mf = CASES[name]()
+    auxmol = make_auxmol(mf.mol)
+    coefficients = fit_density(mf.mol, auxmol, mf.get_init_guess(mf.mol, "minao"))
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("a full Fock build")
+
+    for method in ("get_veff", "get_jk", "get_j", "get_k"):
+        monkeypatch.setattr(type(mf), method, forbidden)
+    assert np.isfinite(density_matrix(mf, auxmol, coefficients)).all()
 
 
 @pytest.fixture(scope="module")
