@@ -33,7 +33,7 @@ def train(
         bool, typer.Option("--dry-run", help="Print data audit, model size and time per epoch; write nothing.")
     ] = False,
 ) -> None:
-    """Train a potential; the same command resumes a run that was stopped.
+    """Train a potential, an electron density, or both in one model; the same command resumes a run that was stopped.
 
     Example: mlip train configs/organics-small.yaml --set training.max_minutes=10 --set run.dir=runs/longer
     """
@@ -57,7 +57,7 @@ def evaluate(
     stress_key: Annotated[str | None, typer.Option(help="Name of the stress in DATA.")] = None,
     units: Annotated[str | None, typer.Option(help="Units of DATA, e.g. energy=Hartree,length=Bohr.")] = None,
 ) -> None:
-    """Print and plot the errors of a model on labelled structures, by quantity and element.
+    """Print and plot the errors of a model on labelled structures, by quantity and element; of densities also by l.
 
     Example: mlip eval runs/organics-small/model.safetensors datasets/organics/organics.h5 --out evaluation
     """

@@ -190,7 +190,7 @@ OTHER = DensityBasis("other", {z: BASIS.shells[z][::-1] for z in BASIS.elements}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": density_frames(4, 0, density=False)}, r"model\.density: no frame of data\.train .* leave out|label with"),
+        ({"train": density_frames(4, 0, density=False)}, r"model\.density: no frame of data\.train .*; label with `scf-accel label`$"),
         ({"train": (density_frames(4, 0), None)}, r"data\.train: .*train\.h5 has density_coefficients but no .* density_basis"),
         ({"valid": (density_frames(4, 1), OTHER)}, r"data\.valid: the density basis other, where data\.train has toy"),
         ({"test": (density_frames(4, 1), None)}, r"data\.test: no density_basis, where data\.train has toy"),
@@ -205,10 +205,13 @@ def test_data_that_cannot_be_learned_from_say_why(tmp_path, change, message):
         prepare(load_config(write_config(tmp_path, values)))
 
 
-def test_a_joint_run_needs_energies_too(tmp_path):
+def test_a_joint_run_needs_both_labels(tmp_path):
     values = density_values(tmp_path, joint=True)
     write_toys(tmp_path / "train.h5", density_frames(4, 0, energy=False))
     with pytest.raises(DataError, match="energy: missing in all 4 frames"):
+        prepare(load_config(write_config(tmp_path, values)))
+    write_toys(tmp_path / "train.h5", density_frames(4, 0, density=False))
+    with pytest.raises(ConfigError, match=r"no frame of data\.train .*has density_coefficients .*or leave out model\.density"):
         prepare(load_config(write_config(tmp_path, values)))
 
 
