@@ -145,6 +145,58 @@ def run(
         raise typer.Exit(code)
 
 
+@app.command()
+def bench(
+    structures: Annotated[list[Path], typer.Argument(help="Molecules: files that ASE reads (.xyz, ...), or this package's .h5.")],
+    guesses: Annotated[
+        str, typer.Option(help="Comma-separated: minao, atom, huckel, mod_huckel, vsap, sap, 1e, ours, oracle. minao always runs.")
+    ] = "minao,atom,huckel,vsap,ours,oracle",
+    model: Annotated[
+        str | None, typer.Option(help="Density model of 'ours': path or name. Default: the one in the package.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of every calculation; the order alternates.")] = 1,
+    xc: Annotated[str, typer.Option(help="Functional, PySCF's name; hf: Hartree-Fock.")] = "pbe",
+    basis: Annotated[str, typer.Option(help="Orbital basis, PySCF's name; with its core potentials, if any.")] = "def2-svp",
+    charge: Annotated[int | None, typer.Option(help="Total charge of all. Default: as the files say, else 0.")] = None,
+    spin: Annotated[int | None, typer.Option(min=0, help="Unpaired electrons of all. Default: as for run.")] = None,
+    index: Annotated[int, typer.Option(help="Frame of the files, from 0; negative: from the end.")] = -1,
+    density_fit: Annotated[
+        bool | None, typer.Option("--density-fit/--no-density-fit", help="Fit the integrals. Default: with --auxbasis only.")
+    ] = None,
+    auxbasis: Annotated[str | None, typer.Option(help="Fitting basis. Default: PySCF's choice.")] = None,
+    grid_level: Annotated[int | None, typer.Option(min=0, max=9, help="PySCF's integration grid level. Default: 3.")] = None,
+    conv_tol: Annotated[float, typer.Option(help="SCF energy threshold, Hartree.")] = 1e-9,
+    max_cycle: Annotated[int, typer.Option(min=1, help="SCF cycles at most.")] = 50,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write all results to this JSON file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a plot to this file (.png, .pdf, .svg).")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads. Default: OMP_NUM_THREADS, else all cores.")] = None,
+    max_memory: Annotated[int | None, typer.Option(min=1, help="Memory to use, MB. Default: PySCF's.")] = None,
+) -> None:
+    """Compare initial guesses: SCF cycles (RIC), full-cost Fock matrices (ERIC) and wall time relative to PySCF's minao.
+
+    'ours' is scf_accel.warm_start with a density model, 'oracle' the same with the exact fitted density.
+
+    Example: scf-accel bench a.xyz b.xyz --xc b3lyp --guesses minao,vsap,ours --json bench.json --plot bench.png
+    """
+    from scf_accel.benchmark import BenchRequest, bench_command
+
+    theory = {
+        "xc": xc,
+        "basis": basis,
+        "density_fit": density_fit,
+        "auxbasis": auxbasis,
+        "grid_level": grid_level,
+        "conv_tol": conv_tol,
+        "max_cycle": max_cycle,
+        "max_memory": max_memory,
+    }
+    request = BenchRequest(structures, guesses, model, repeats, index, charge, spin, json_out, plot, overwrite, threads)
+    code = bench_command(request, theory)
+    if code:
+        raise typer.Exit(code)
+
+
 def main() -> None:
     """Entry point: errors become one line, a log file and a non-zero exit."""
     run_guarded("scf-accel", app)
