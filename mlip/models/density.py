@@ -100,7 +100,7 @@ class ElementTables(nn.Module):
             "baseline": baseline[shell],
             "scale": scale[shell],
             "charge": basis.charges(z),
-            "weight": basis.metric_diagonal(z, "overlap" if projection == "overlap" else "coulomb"),
+            "weight": basis.metric_diagonal(z, "coulomb" if projection == "coulomb" else "overlap"),
             "column": np.concatenate(places),
         }
 

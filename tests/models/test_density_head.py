@@ -7,10 +7,12 @@ from ase import Atoms
 from ase.build import molecule
 from densities import acetaldehyde, density_model, toy_basis, toy_reference
 
+from mlip.checkpoint import load_model, save_model
+from mlip.data.density import DensityBasis, Shell
 from mlip.errors import ConfigError
 from mlip.models import DensityReference, ModelConfig, build
 from mlip.models.density import electron_correction
-from mlip.testing import evaluate, evaluate_density, graph_of
+from mlip.testing import check_all, evaluate, evaluate_density, graph_of
 
 ELEMENTS = [1, 6, 8]
 
@@ -78,14 +80,15 @@ def test_tables_survive_a_passage_through_float32():
     assert all(torch.equal(before[name], value) for name, value in model.density_head.tables.named_buffers())
 
 
-def test_projection_is_the_smallest_change():
+@pytest.mark.parametrize("metric", ["overlap", "coulomb"])
+def test_projection_is_the_smallest_change(metric):
     """Any other vector that holds the electrons lies further away in the metric's diagonal."""
     atoms = acetaldehyde()
-    model = density_model(atoms)
+    model = density_model(atoms, density={"projection": metric})
     numbers = atoms.numbers
     (raw,), (held,) = (evaluate_density(model, atoms, project=p) for p in (False, True))
     charges = np.concatenate([model.density_basis.charges(int(z)) for z in numbers])
-    weights = np.concatenate([model.density_basis.metric_diagonal(int(z), "coulomb") for z in numbers])
+    weights = np.concatenate([model.density_basis.metric_diagonal(int(z), metric) for z in numbers])
     assert charges @ held == pytest.approx(numbers.sum(), abs=1e-10)
     change, rng = held - raw, np.random.default_rng(0)
     for _ in range(5):
@@ -145,6 +148,17 @@ def test_l_max_caps_what_is_predicted():
     assert (coefficients[degrees > 1] == 0).all() and (coefficients[degrees == 1] != 0).all()
 
 
+def test_a_basis_may_skip_a_degree(tmp_path):
+    """No element has p functions: nothing of the kind in the readout, all else as ever."""
+    shells = {1: (Shell(0, (1.0,), (1.0,)), Shell(2, (0.8,), (1.0,)))}
+    fields = {"channels": 4, "energy": False, "density": {}}
+    model = build(fields, [1], density=DensityReference(DensityBasis("no-p", shells)), dtype="float64", seed=0)
+    atoms = molecule("H2")
+    check_all(model, atoms)
+    loaded = load_model(save_model(model, tmp_path / "m.safetensors"))
+    np.testing.assert_array_equal(evaluate_density(loaded, atoms)[0], evaluate_density(model, atoms)[0])
+
+
 def test_a_model_of_some_of_the_elements_takes_a_reference_of_more():
     model = build({"channels": 4, "energy": False, "density": {}}, [1, 8], density=toy_reference(ELEMENTS))
     assert model.density_basis.elements == (1, 8)
@@ -179,7 +193,6 @@ def test_asking_for_a_head_that_is_not_there_is_an_error():
 
 def test_a_calculator_needs_energies(tmp_path):
     from mlip import MLIPCalculator
-    from mlip.checkpoint import save_model
 
     atoms = acetaldehyde()
     with pytest.raises(ConfigError, match="no energy head"):

@@ -24,7 +24,7 @@ def test_density_laws_by_l_max(structure, l_max, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "density",
-    [{"nonlinearity": "none"}, {"projection": "overlap"}, {"projection": "none"}, {"l_max": 2, "channels": 5}],
+    [{"nonlinearity": "none"}, {"projection": "coulomb"}, {"projection": "none"}, {"l_max": 2, "channels": 5}],
     ids=lambda d: "-".join(f"{k}-{v}" for k, v in d.items()),
 )
 def test_density_laws_by_options(density, dtype):
