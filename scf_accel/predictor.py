@@ -116,7 +116,7 @@ class DensityPredictor:
         numbers = real_numbers(mol)
         if not len(numbers):
             return "there are no atoms"
-        unknown = sorted({int(z) for z in numbers} - set(self.model.elements) & set(self.basis.elements))
+        unknown = sorted({int(z) for z in numbers} - (set(self.model.elements) & set(self.basis.elements)))
         if unknown:
             found = ", ".join(ELEMENTS[z] for z in unknown)
             return f"the model {self.name} was not trained on {found}"
