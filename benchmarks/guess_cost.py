@@ -25,7 +25,7 @@ import numpy as np
 from _common import header, table
 from _molecules import all_molecules
 from _scfruns import COMMIT, make_mean_field, make_mol, set_threads
-from pyscf import dft, scf
+from pyscf import dft, gto, scf
 
 from mlip.files import atomic_write_text
 from scf_accel.fitting import DEFAULT_AUXBASIS, fit_density, make_auxmol
@@ -80,8 +80,16 @@ def cost(molecule: Any, fit: bool, repeats: int) -> list[str]:
     return [molecule.name, str(mol.natm), str(mol.nao), "fitted J" if fit else f"exact J, {in_core}", *times]
 
 
+def warm_up() -> None:
+    """A guess of water: libraries are loaded and threads started once, not for each molecule."""
+    mf = make_mean_field(gto.M(atom="O 0 0 0.12; H 0 0.76 -0.47; H 0 -0.76 -0.47", basis=BASIS, verbose=0), "pbe", False)
+    auxmol = make_auxmol(mf.mol)
+    density_matrix(mf, auxmol, fit_density(mf.mol, auxmol, mf.get_init_guess(mf.mol, "minao")))
+
+
 def costs(arguments: argparse.Namespace) -> str:
     """The table of costs."""
+    warm_up()
     rows = []
     for molecule in chosen(arguments.names or NAMES):
         for fit in (True, False):
