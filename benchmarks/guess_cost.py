@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,20 +87,22 @@ def warm_up() -> None:
     density_matrix(mf, auxmol, fit_density(mf.mol, auxmol, mf.get_init_guess(mf.mol, "minao")))
 
 
-def costs(arguments: argparse.Namespace) -> str:
-    """The table of costs."""
+def costs(arguments: argparse.Namespace) -> Iterator[str]:
+    """The table of costs, anew after each of its lines."""
     warm_up()
+    columns = ["molecule", "atoms", "orbitals", "PBE/def2-SVP", "full build s", "guess s", "ratio", "J s", "Vxc s", "rest s"]
     rows = []
     for molecule in chosen(arguments.names or NAMES):
         for fit in (True, False):
             rows.append(cost(molecule, fit, arguments.repeats))
-            print(" ".join(rows[-1]), flush=True)
-    columns = ["molecule", "atoms", "orbitals", "PBE/def2-SVP", "full build s", "guess s", "ratio", "J s", "Vxc s", "rest s"]
-    ratios = {kind: [float(row[6]) for row in rows if (row[3] == "fitted J") == kind] for kind in (True, False)}
-    text = table(columns, rows)
-    for kind, name in ((True, "with density fitting"), (False, "without")):
-        text += f"\nratio {name}: median {np.median(ratios[kind]):.2f}, largest {max(ratios[kind]):.2f}\n"
-    return text
+            yield table(columns, rows) + "".join(summary(rows, kind) for kind in (True, False))
+
+
+def summary(rows: Sequence[Sequence[str]], fit: bool) -> str:
+    """Median and largest ratio of the lines with density fitting, or without."""
+    ratios = [float(row[6]) for row in rows if (row[3] == "fitted J") == fit]
+    name = "with density fitting" if fit else "without density fitting"
+    return f"\nratio {name}: median {np.median(ratios):.2f}, largest {max(ratios):.2f}\n" if ratios else ""
 
 
 def method_object(mol: Any, method: str) -> Any:
@@ -141,15 +143,14 @@ def choices_of(molecule: Any, method: str) -> list[list[str]]:
     return [[molecule.name, method, *row] for row in rows]
 
 
-def choices(arguments: argparse.Namespace) -> str:
-    """The table of settings."""
+def choices(arguments: argparse.Namespace) -> Iterator[str]:
+    """The table of settings, anew after each molecule and method."""
+    columns = ["molecule", "method", "density in", "grid", "functional", "guess s", "cycles", "E above converged, Eh"]
     rows = []
-    for molecule in chosen(arguments.names or ("glycine",)):
+    for molecule in chosen(arguments.names or ("acetone",)):
         for method in METHODS:
             rows += choices_of(molecule, method)
-            print("\n".join(" ".join(row) for row in rows[-3:]), flush=True)
-    columns = ["molecule", "method", "density in", "grid", "functional", "guess s", "cycles", "E above converged, Eh"]
-    return table(columns, rows)
+            yield table(columns, rows)
 
 
 def main() -> None:
@@ -162,9 +163,11 @@ def main() -> None:
     set_threads(arguments.threads)
     name = "guess_choices" if arguments.choices else "guess_cost"
     title = "What the settings of the guess buy" if arguments.choices else "Cost of the guess, relative to one full Fock build"
-    body = choices(arguments) if arguments.choices else costs(arguments)
-    text = f"{header(title, packages=('pyscf', 'numpy'))}- commit: {COMMIT}; threads: {arguments.threads}\n\n{body}"
-    atomic_write_text(RESULTS / f"{name}.md", text)
+    text = ""
+    for body in choices(arguments) if arguments.choices else costs(arguments):
+        text = f"{header(title, packages=('pyscf', 'numpy'))}- commit: {COMMIT}; threads: {arguments.threads}\n\n{body}"
+        atomic_write_text(RESULTS / f"{name}.md", text)
+        print(body.splitlines()[-1] if arguments.choices else body.splitlines()[-2], flush=True)
     print(text)
 
 

@@ -4,7 +4,8 @@
 
 The guess needs far less of the grid than the energy does: with the exact fitted density of formamide (PBE/def2-SVP) its density
 matrix is 6e-6 Hartree above the converged energy on the grid below, 7e-6 on level 3 and 1.3e-4 on (15, 38). Blocks of
-neighbouring points see only the functions that reach them: the work grows linearly with the size of the molecule. All quantities are in atomic units.
+neighbouring points see only the functions that reach them: the work grows linearly with the size of the molecule. All
+quantities are in atomic units.
 """
 
 from __future__ import annotations
