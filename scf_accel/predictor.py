@@ -123,9 +123,7 @@ class DensityPredictor:
         cores = [atom for atom in range(mol.natm) if mol.atom_charge(atom) not in (0, self._electrons(atomic_numbers(mol)[atom]))]
         if cores:
             symbol, charge = mol.atom_symbol(cores[0]), mol.atom_charge(cores[0])
-            return (
-                f"atom {cores[0]} ({symbol}) has {charge} electrons beside its core potential, the model {self.name} predicts all"
-            )
+            return f"atom {cores[0]} ({symbol}) has a core potential and {charge} electrons; the model {self.name} predicts all"
         allowed = trained_charges(self.model)
         if mol.charge not in allowed:
             return f"the model {self.name} was trained on total charge {', '.join(map(str, allowed))}, not {mol.charge}"

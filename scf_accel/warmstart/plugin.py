@@ -72,17 +72,18 @@ class _WarmStart(_Base):
 
     def scf(self, *args: Any, **kwargs: Any) -> Any:
         """SCF main driver; see PySCF's own."""
-        self._expect_start()
+        self._expect_start(*args, **kwargs)
         return super().scf(*args, **kwargs)
 
     def kernel(self, *args: Any, **kwargs: Any) -> Any:
         """SCF main driver; see PySCF's own."""
-        self._expect_start()
+        self._expect_start(*args, **kwargs)
         return super().kernel(*args, **kwargs)
 
-    def _expect_start(self) -> None:
-        """Until a guess is asked for, what starts is the user's, or what the scanner has prepared."""
-        self.warm_start_report = self._warm_start_pending or Report(start="given", model=self._model_name)
+    def _expect_start(self, *args: Any, **kwargs: Any) -> None:
+        """Until a guess is asked for, what starts is the user's (or what the scanner has prepared), if anything."""
+        given = any(value is not None for value in (*args, *kwargs.values(), self.mo_coeff))
+        self.warm_start_report = self._warm_start_pending or Report(start="given" if given else "", model=self._model_name)
 
     def get_init_guess(self, mol: Any = None, key: Any = "minao", **kwargs: Any) -> Any:
         """The predicted density matrix, where ``key`` is ``self.init_guess`` and a model covers the molecule; else PySCF's.

@@ -40,7 +40,7 @@ class Report:
     Attributes:
         used: whether a predicted density (or density change) made it.
         start: ``"predicted"``, ``"change"``, ``"fock"``, ``"last"``, ``"given"`` (density matrix or orbitals of the user's) or the
-            name of a stock guess; empty before the first run.
+            name of a stock guess; empty where none was asked for.
         fallback: why the prediction was not used, or None.
         model: name of what predicts.
         inference_seconds, guess_seconds, check_seconds: wall times of the prediction, of the density matrix made from it, and

@@ -137,7 +137,8 @@ class _WarmScanner(_Base):
     def _next_start(self) -> Any:
         """The density matrix to start this geometry from; None leaves it to PySCF's scanner."""
         last = self._warm_start_last
-        if self.mo_coeff is None or str(self.init_guess)[:3].lower() == "chk" or guess_refusal(self):
+        wanted = isinstance(self.init_guess, str) and self.init_guess[:3].lower() != "chk"
+        if self.mo_coeff is None or not wanted or guess_refusal(self):
             return None  # the guess, or the last density matrix, as in PySCF
         if last is None or not last.fits(self.mol):
             start = self._predicted_start(lambda: self._stock_guess(self.init_guess))

@@ -43,6 +43,12 @@ def test_a_checkpoint_goes_before(tmp_path):
     assert mf.cycles <= 2 and mf.warm_start_settings.predictor.asked == 0 and mf.warm_start_report.start == "chkfile"
 
 
+def test_one_electron_needs_no_guess():
+    mf = scf.UHF(molecule("H 0 0 0", spin=1))
+    ours = scf_accel.warm_start(mf, Oracle(mf)).run()
+    assert not ours.warm_start_report.used and abs(ours.e_tot - mf.run().e_tot) < 1e-10
+
+
 def test_another_guess_by_name_is_pyscfs():
     mf = warm()
     stock = mf.undo_warm_start()

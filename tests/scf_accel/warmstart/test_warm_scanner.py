@@ -55,6 +55,19 @@ def test_open_shells_along_a_path(method, mode):
     assert all(report.start in (mode, "last") for report in walk(scanner, method, path, spin=2)[1:])
 
 
+@pytest.mark.parametrize("order", ["inside", "outside"])
+def test_multilevel_solver_along_a_path(order):
+    method = METHODS["rks"]
+    mf, predictor = method(mol_at(NEAR[0])), Oracle(method)
+    if order == "inside":
+        ours = scf_accel.warm_start(scf_accel.accelerate(mf, always=True), predictor)
+    else:
+        ours = scf_accel.accelerate(scf_accel.warm_start(mf, predictor), always=True)
+    scanner = ours.as_scanner()
+    assert [report.start for report in walk(scanner, method)] == ["predicted", "fock", "fock", "fock"]
+    assert scanner.multilevel_report.fallback is None and scanner.multilevel_report.fine_builds <= 3
+
+
 def test_fewer_cycles_than_from_the_last_density():
     cycles = {}
     for mode in ("last", "fock"):
