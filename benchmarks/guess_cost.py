@@ -167,7 +167,7 @@ def main() -> None:
     for body in choices(arguments) if arguments.choices else costs(arguments):
         text = f"{header(title, packages=('pyscf', 'numpy'))}- commit: {COMMIT}; threads: {arguments.threads}\n\n{body}"
         atomic_write_text(RESULTS / f"{name}.md", text)
-        print(body.splitlines()[-1] if arguments.choices else body.splitlines()[-2], flush=True)
+        print([line for line in body.splitlines() if line.startswith("|")][-1], flush=True)
     print(text)
 
 
