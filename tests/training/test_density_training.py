@@ -190,7 +190,7 @@ OTHER = DensityBasis("other", {z: BASIS.shells[z][::-1] for z in BASIS.elements}
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"train": density_frames(4, 0, density=False)}, r"model\.density: no frame of data\.train .*; label with `scf-accel label`$"),
+        ({"train": density_frames(4, 0, density=False)}, r"no frame of data\.train .*; label with `scf-accel label`$"),
         ({"train": (density_frames(4, 0), None)}, r"data\.train: .*train\.h5 has density_coefficients but no .* density_basis"),
         ({"valid": (density_frames(4, 1), OTHER)}, r"data\.valid: the density basis other, where data\.train has toy"),
         ({"test": (density_frames(4, 1), None)}, r"data\.test: no density_basis, where data\.train has toy"),
