@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pyscf import df, dft, gto, qmmm, scf
+from pyscf import df, dft, gto, lib, qmmm, scf
 
 from mlip.errors import ConfigError
 from scf_accel.fitting import fit_density, make_auxmol
@@ -199,13 +199,15 @@ def test_screening_bounds_the_error_of_a_larger_molecule():
     np.testing.assert_allclose(direct(mol, auxmol, coefficients), expected, atol=1e-8)
 
 
-def test_density_in_blocks_is_the_density(water):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_density_in_blocks_is_the_density(water, threads):
     _, auxmol, coefficients = water
     coords = make_grids(auxmol).coords
     assert len(coords) > 2 * BLOCK
     for kind, components in (("LDA", 1), ("GGA", 4)):
         expected = auxmol.eval_gto("GTOval_sph_deriv1", coords)[:components] @ coefficients
-        np.testing.assert_allclose(fitted_density(auxmol, coefficients, coords, kind), expected, atol=1e-5)
+        with lib.with_omp_threads(threads):
+            np.testing.assert_allclose(fitted_density(auxmol, coefficients, coords, kind), expected, atol=1e-5)
 
 
 def test_little_memory_gives_the_same_guess():
