@@ -14,7 +14,7 @@ from pyscf.lib import logger
 from scf_accel.auxbasis import atomic_numbers
 from scf_accel.predictor import PredictionError, as_predictor
 from scf_accel.warmstart.check import WORTH, check_coefficients, check_density_matrix, residuals
-from scf_accel.warmstart.report import Refused, Report, Settings
+from scf_accel.warmstart.report import Refused, Report, Settings, in_line
 
 _Base: Any = object  # the class of the user's object comes after the mixin
 
@@ -152,7 +152,7 @@ class _WarmStart(_Base):
         except (Refused, PredictionError) as problem:
             raise problem if isinstance(problem, Refused) else Refused("prediction", str(problem)) from problem
         except Exception as error:  # whatever a model does, the calculation goes on
-            raise Refused("exception", f"the prediction failed ({_line(error)})") from error
+            raise Refused("exception", f"the prediction failed ({in_line(error)})") from error
         coefficients, report.electrons = check_coefficients(auxmol, raw, self.mol.nelectron)
         self._warm_start_coefficients = coefficients
         report.inference_seconds = time.perf_counter() - started
@@ -166,7 +166,7 @@ class _WarmStart(_Base):
         try:
             dm = density_matrix(self, auxmol, coefficients, surrogate=self.warm_start_settings.surrogate)
         except Exception as error:
-            raise Refused("guess", f"no density matrix can be made from it ({_line(error)})") from error
+            raise Refused("guess", f"no density matrix can be made from it ({in_line(error)})") from error
         check_density_matrix(dm)
         report.guess_seconds += time.perf_counter() - started
         return dm
@@ -174,7 +174,10 @@ class _WarmStart(_Base):
     def _better(self, auxmol: Any, coefficients: np.ndarray, dm: Any, other: Any, report: Report, worth: float = WORTH) -> bool:
         """Whether the predicted density, with its ``dm``, is better than the density matrix ``other``; notes the energies."""
         started = time.perf_counter()
-        report.error, report.stock_error = ours, stock = residuals(self.mol, auxmol, coefficients, dm, other)
+        try:
+            report.error, report.stock_error = ours, stock = residuals(self.mol, auxmol, coefficients, dm, other)
+        except Exception as error:
+            raise Refused("check", f"it cannot be compared with the stock guess ({in_line(error)})") from error
         report.check_seconds += time.perf_counter() - started
         return ours <= worth * stock
 
@@ -194,11 +197,6 @@ class _WarmStart(_Base):
 
     def _same_start(self, mf: Any) -> Any:
         return mf if isinstance(mf, _WarmStart) else _wrapped(mf, self.warm_start_settings)
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _name(predictor: Any) -> str:

@@ -29,7 +29,7 @@ from scf_accel.guess import guess_fock
 from scf_accel.guess import refusal as guess_refusal
 from scf_accel.guess.start import quiet_copy
 from scf_accel.warmstart.check import check_coefficients, check_density_matrix, unmixed
-from scf_accel.warmstart.report import Refused, Report
+from scf_accel.warmstart.report import Refused, Report, in_line
 
 SAME_SPINS = 1e-4  # elements of (D_alpha - D_beta) S
 _Base: Any = object
@@ -148,6 +148,8 @@ class _WarmScanner(_Base):
             return start
         self.warm_start_report = self._warm_start_pending = report = Report(model=self._model_name, start="last")
         carried = projected(self, last)
+        if not np.isfinite(carried).all():  # orbitals that have become one: atoms on top of each other
+            return None
         if self.warm_start_settings.scanner == "last":
             return carried
         try:
@@ -184,7 +186,7 @@ class _WarmScanner(_Base):
         try:
             fock = guess_fock(self, auxmol, coefficients, surrogate=self.warm_start_settings.surrogate)
         except Exception as error:
-            raise Refused("guess", f"no Fock matrix can be made from it ({error})") from error
+            raise Refused("guess", f"no Fock matrix can be made from it ({in_line(error)})") from error
         report.guess_seconds += time.perf_counter() - started
         self._warm_start_fock = fock
         return fock
@@ -196,9 +198,12 @@ class _WarmScanner(_Base):
         if old is None or last.model_fock is None:
             return None
         started, quiet = time.perf_counter(), quiet_copy(self)
-        overlap = quiet.get_ovlp()
-        energies, orbitals = quiet.eig(old + (fock - last.model_fock), overlap, x=quiet.check_linear_dependency(overlap))
-        dm = quiet.make_rdm1(orbitals, quiet.get_occ(energies, orbitals))
+        try:
+            overlap = quiet.get_ovlp()
+            energies, orbitals = quiet.eig(old + (fock - last.model_fock), overlap, x=quiet.check_linear_dependency(overlap))
+            dm = quiet.make_rdm1(orbitals, quiet.get_occ(energies, orbitals))
+        except Exception as error:
+            raise Refused("guess", f"its Fock matrix has no orbitals ({in_line(error)})") from error
         check_density_matrix(dm)
         report.guess_seconds += time.perf_counter() - started
         return dm
@@ -209,10 +214,10 @@ class _WarmScanner(_Base):
         try:
             auxmol = predictor.auxmol(last.mol)
             predicted = predictor.coefficients(last.mol) if last.predicted is None else last.predicted
+            fitted = fit_density(last.mol, auxmol, before)
         except Exception as error:
-            raise Refused("exception", f"the prediction of the last geometry failed ({error})") from error
-        predicted, _ = check_coefficients(auxmol, predicted, last.mol.nelectron)
-        return fit_density(last.mol, auxmol, before) - predicted
+            raise Refused("exception", f"the prediction of the last geometry failed ({in_line(error)})") from error
+        return fitted - check_coefficients(auxmol, predicted, last.mol.nelectron)[0]
 
 
 def make_scanner(scanner: Any) -> Any:

@@ -89,6 +89,17 @@ def test_without_the_check_only_the_count_is_looked_at():
     assert abs(ours.e_tot - tight(mf).e_tot) < 1e-8
 
 
+@pytest.mark.parametrize("broken", ["residuals", "density_matrix"])
+def test_errors_in_our_own_parts(monkeypatch, broken):
+    def fail(*args, **keywords):
+        raise np.linalg.LinAlgError("no convergence")
+
+    place = {"residuals": "scf_accel.warmstart.plugin.residuals", "density_matrix": "scf_accel.guess.density_matrix"}[broken]
+    monkeypatch.setattr(place, fail)
+    mf = coarse(dft.RKS(molecule()))
+    falls_back(mf, Oracle(mf), "no convergence")
+
+
 class Refusing(Oracle):
     def refusal(self, mol):
         return "chlorine is unknown"
