@@ -88,7 +88,8 @@ class Solver:
         report.start_seconds = time.perf_counter() - started
         exact = self.conv_tol_grad < TIGHT or inner.smeared(mf)  # then the energy is of first order in the gradient
         self._build_model(np.float64 if exact else np.float32)
-        self.state = self._first_state(dm, dm0 is not None)
+        orbitals = dm0 is not None or getattr(dm, "mo_coeff", None) is not None  # of a start worth the trust, not of minao
+        self.state = self._first_state(dm, orbitals)
         report.setup_seconds = time.perf_counter() - started - report.start_seconds
         self.log.info("multilevel SCF: start %.2f s, coarse model %.2f s", report.start_seconds, report.setup_seconds)
 
