@@ -32,6 +32,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,7 @@ from scf_wall import Case
 from mlip.checkpoint import find_model
 from mlip.errors import CheckpointError
 from scf_accel import accelerate, warm_start
-from scf_accel.predictor import DEFAULT_MODEL, DensityPredictor, ExactPredictor, as_predictor
+from scf_accel.predictor import DEFAULT_MODEL, DensityPredictor, ExactPredictor, PredictionError, as_predictor
 
 Row = dict[str, Any]
 STOCK = ("minao", "atom")
@@ -100,8 +101,9 @@ def find(model: str | None) -> Model:
     if reason is not None:
         sys.exit(f"{reason}. Give one with --model, or run the other guesses: --guesses minao atom oracle")
     water = make_mol(Molecule("O", "water", True, "").structure(), "def2-svp")
-    if predictor.refusal(water) is None:
-        predictor.coefficients(water)
+    with suppress(PredictionError):
+        if predictor.refusal(water) is None:
+            predictor.coefficients(water)
     return Model(label_of(model) or "ours", predictor, time.perf_counter() - started)
 
 
@@ -172,7 +174,7 @@ def _another_geometry(mol: Any) -> Any:
 
 
 def measure(case: Case, number: int, guesses: Sequence[str], model: Model | None, check: bool = True) -> Row:
-    """All guesses for one case, ``minao`` among them; the order is turned round in every second one, the oracle is last.
+    """All guesses for one case; the order is turned round in every second one, the oracle is last.
 
     ``check``: whether ours is compared with the stock guess first; the oracle never is.
     A guess that raises is noted in its arm, and for the row; ``minao`` ends the row if it raises.
@@ -198,7 +200,7 @@ def measure(case: Case, number: int, guesses: Sequence[str], model: Model | None
         gc.collect()
     said = ", ".join(f"{label} {arm.get('cycles', 'failed')}" for label, arm in arms.items())
     loading = {} if model is None else {"load_seconds": round(model.load_seconds, 2)}
-    return {"arms": arms, "first": order[0], **loading, **failed, "say": f"cycles: {said}"}
+    return {"arms": arms, "first": (order or guesses)[0], **loading, **failed, "say": f"cycles: {said}"}
 
 
 # ------------------------------------------------------------------------------------------------------------- jobs
@@ -243,9 +245,8 @@ def make_jobs(cases: Sequence[GuessCase], guesses: Sequence[str], model: Model |
             key = f"{case.key}|{'+'.join(labels[name] for name in missing) or 'minao'}"
         else:
             key = known[labels[guesses[-1]]]  # done: the job stands for the row that is there
-        arms = ["minao", *missing]
-        run: Callable[[], Row] = partial(measure, case, number, arms, model)
-        jobs.append(Job(key, case.seconds(len(arms)), run, case.about()))
+        run: Callable[[], Row] = partial(measure, case, number, ["minao", *missing], model)
+        jobs.append(Job(key, case.seconds(1 + len(missing)), run, case.about()))
     return jobs
 
 
