@@ -14,61 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 from _common import header, table
 from _scfruns import Job, Store, in_arm, make_mol
-from pyscf import df, dft, gto, lib
+from pyscf import dft, gto
 from scf_wall import Case, named_jobs, run_ours, run_stock
 from scf_wall_plots import category, measured_line
 
 from mlip.files import atomic_write_text
 from scf_accel.fitting import fit_density, make_auxmol
+from scf_accel.guess import density_matrix
 
 NAMES = ("uracil", "nitroaniline", "aspirin", "caffeine", "nicotine")
 STARTS = ("minao", "atom", "fitted")
 SURROGATE = "pbe"  # semilocal potential of the fitted density, whatever the functional
-BLOCK = 4000  # grid points at a time
-FLOOR = 1e-10  # electrons a cubic Bohr: below it a fitted density may be negative, and counts as none
-
-
-def fitted_coulomb(mol: gto.Mole, auxmol: gto.Mole, coefficients: np.ndarray) -> np.ndarray:
-    """``[nao, nao]`` Coulomb matrix ``J_mn = sum_P (mn|P) c_P`` of a fitted density, Hartree."""
-    integrals = df.incore.aux_e2(mol, auxmol, intor="int3c2e", aosym="s2ij", comp=1)  # [n_pair, n_aux]
-    matrix = np.zeros((mol.nao, mol.nao))
-    matrix[np.tril_indices(mol.nao)] = integrals @ coefficients
-    return matrix + np.tril(matrix, -1).T
-
-
-def fitted_potential(mol: gto.Mole, auxmol: gto.Mole, coefficients: np.ndarray, xc: str, level: int = 3) -> np.ndarray:
-    """``[nao, nao]`` exchange-correlation matrix of a fitted density with the GGA ``xc``, Hartree.
-
-    With ``f = w dE/d(rho, grad rho)`` at a grid point, ``V_mn = sum f_0 phi_m phi_n + f_grad . grad(phi_m phi_n)``.
-    """
-    grids = dft.Grids(mol)
-    grids.level, grids.verbose = level, 0
-    grids.build()
-    integrator = dft.numint.NumInt()
-    half = np.zeros((mol.nao, mol.nao))
-    for begin in range(0, len(grids.weights), BLOCK):
-        points, weights = grids.coords[begin : begin + BLOCK], grids.weights[begin : begin + BLOCK]
-        rho = auxmol.eval_gto("GTOval_sph_deriv1", points) @ coefficients  # [4, n]: density and gradient
-        rho = np.where(rho[0] > FLOOR, rho, 0.0)
-        factors = weights * integrator.eval_xc_eff(xc, rho, deriv=1, xctype="GGA")[1]
-        factors[0] *= 0.5
-        orbitals = mol.eval_gto("GTOval_sph_deriv1", points)  # [4, n, nao]
-        half += orbitals[0].T @ np.einsum("xn,xnm->nm", factors, orbitals)
-    return half + half.T
 
 
 def fitted_density_matrix(mol: gto.Mole, dm: np.ndarray, xc: str = SURROGATE) -> np.ndarray:
     """Closed-shell density matrix from the Fock matrix of the fitted density of ``dm``, tagged with its orbitals."""
     auxmol = make_auxmol(mol)
-    coefficients = fit_density(mol, auxmol, dm)
-    fock = dft.RKS(mol).get_hcore() + fitted_coulomb(mol, auxmol, coefficients) + fitted_potential(mol, auxmol, coefficients, xc)
-    _, orbitals = scipy.linalg.eigh(fock, mol.intor_symmetric("int1e_ovlp"))
-    occupations = np.where(np.arange(orbitals.shape[1]) < mol.nelectron // 2, 2.0, 0.0)
-    density_matrix = (orbitals * occupations) @ orbitals.T
-    return lib.tag_array(density_matrix, mo_coeff=orbitals, mo_occ=occupations)
+    return density_matrix(dft.RKS(mol, xc=xc), auxmol, fit_density(mol, auxmol, dm))
 
 
 def measure_starts(case: Case, number: int) -> dict[str, Any]:
