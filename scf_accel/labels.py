@@ -177,7 +177,7 @@ def run_scf(mf: Any) -> str:
     mf.with_df.build()  # keep the three-index integrals instead of recomputing them in each cycle
     mf.kernel()
     report = getattr(mf, "multilevel_report", None)
-    first = "diis" if report is None or report.fallback else "multilevel"
+    first = "diis" if report is None else report.finished_by
     if mf.converged:
         return first
     last = mf.make_rdm1()

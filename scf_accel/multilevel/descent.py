@@ -3,8 +3,8 @@
 Orbitals turn by ``C exp(X)``, ``X`` antisymmetric with one parameter for each pair of an orbital and a less occupied one; the
 occupations stay what they are. A trust-region Newton step comes from conjugate gradients (Steihaug, SIAM J. Numer. Anal.
 20, 626 (1983)), in which the Hessian acts by finite differences of the gradient: each product costs one coarse Fock matrix
-and no response kernel is needed. Curvature that is negative ends the inner loop at the boundary, so the descent leaves
-saddle points that DIIS may hold to.
+and no response kernel is needed. Where a step meets negative curvature it goes to the boundary of the trust region, downhill.
+That the end is a minimum is not tested.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ FIRST_RADIUS = 0.4  # norm of the first steps, radians
 LARGEST_RADIUS = 1.0
 PATIENCE = 4  # steps refused in a row
 DIFFERENCE = 1e-3  # norm of the finite-difference displacement
+NOISE = 1e-10  # Hartree: smaller changes of the energy may be rounding
 SMALLEST_CURVATURE = 0.1  # Hartree, of the preconditioner
 MAX_PRODUCTS = 25  # Hessian products a step
 FACTORS = {True: 2.0, False: 1.0}  # of the gradient, PySCF's convention: 2 F_ai for closed shells, F_ai for one spin
@@ -93,7 +94,7 @@ def descend(
         spent += products + 1
         # along exp(tX) the slope is gradient . step exactly; the trapezoidal rule gives the change of energy
         change = 0.5 * float((gradient + new_gradient) @ step)
-        if change < 0 or np.linalg.norm(new_gradient) < 0.5 * size:
+        if change < NOISE:
             mo_coeff, gradient, energies = turned, new_gradient, new_energies
             good = abs(float(new_gradient @ step)) < 0.5 * abs(float(gradient @ step)) or np.linalg.norm(gradient) < 0.5 * size
             radius, refused = min(2.0 * radius, LARGEST_RADIUS) if good else radius, 0

@@ -17,6 +17,7 @@ from scf_accel.multilevel.coarse import CoarseModelError, available_bytes
 from scf_accel.multilevel.report import Report, Settings
 from scf_accel.multilevel.solver import HandOver, Solver
 from scf_accel.storednumint import StoredNumInt
+from scf_accel.takeover import take_over
 
 
 def unsupported(mf: Any) -> str | None:
@@ -29,8 +30,6 @@ def unsupported(mf: Any) -> str | None:
         return "second-order solvers"
     if not isinstance(mf, (scf.hf.RHF, scf.uhf.UHF)):  # ROHF and the Kohn-Sham classes derive from these
         return f"{_name(mf)} (only restricted, unrestricted and restricted open-shell ones)"
-    if isinstance(mf, (scf.ghf.GHF, scf.dhf.DHF)):
-        return _name(mf)
     return None
 
 
@@ -70,11 +69,7 @@ class _Multilevel(_Base):
     _keys: ClassVar[set[str]] = {"multilevel", "multilevel_report"}
 
     def __init__(self, mf: Any, settings: Settings) -> None:
-        self.__dict__.update(mf.__dict__)
-        self.scf_summary: dict[str, Any] = {}
-        for name in ("grids", "nlcgrids", "with_df"):  # reset() and build() of one object must not reach the other
-            if isinstance(self.__dict__.get(name), lib.StreamObject):
-                self.__dict__[name] = self.__dict__[name].copy()
+        take_over(self, mf)
         self.multilevel = settings
         self.multilevel_report = Report()
 
@@ -89,38 +84,50 @@ class _Multilevel(_Base):
         logger.info(self, "multilevel SCF: %s", self.multilevel)
         return self
 
-    def scf(self, dm0: Any = None, **kwargs: Any) -> float:
+    def scf(self, *args: Any, **kwargs: Any) -> float:
         """SCF main driver; ``dm0``: density matrix to start from. Returns the total energy, Hartree."""
         self.multilevel_report = report = Report()
-        start = self._start(dm0)
-        reason = unsupported(self) or ("complex density matrices" if np.iscomplexobj(start) else None)
+        report.fallback = unsupported(self)
+        if report.fallback is None:
+            return self._scf(*args, **kwargs)
+        report.finished_by = "newton" if isinstance(self, newton_ah._CIAH_SOSCF) else "diis"
+        logger.warn(self, "multilevel SCF does not cover %s: stock PySCF runs", report.fallback)
+        driver = super().kernel if report.finished_by == "newton" else super().scf  # (PySCF's kernel calls self.scf)
+        return driver(*args, **kwargs)
+
+    def _scf(self, dm0: Any = None, **kwargs: Any) -> float:
+        report, start = self.multilevel_report, self._start(dm0)
+        reason = "complex density matrices" if np.iscomplexobj(start) else None
         if reason:
             logger.warn(self, "multilevel SCF does not cover %s: stock PySCF runs", reason)
         elif not self.multilevel.always and (reason := no_gain(self)):
             logger.note(self, "multilevel SCF is left out for %s: stock PySCF runs", reason)
         report.fallback = reason or not_asked_for(self, kwargs)
         if report.fallback:
+            report.finished_by = "diis"
             return super().scf(start, **kwargs)
         started = logger.process_clock(), logger.perf_counter()
         self.dump_flags()
         self.build(self.mol)
         try:
             with stored_values(self):
-                result = Solver(self, self.multilevel, report, start).kernel()
+                solver = Solver(self, self.multilevel, report, start)
+                result = solver.kernel()
         except (CoarseModelError, HandOver) as problem:
             report.fallback = str(problem)
             best, orbitals = getattr(problem, "dm", None), getattr(problem, "orbitals", None)
-            goes_on = "stock PySCF goes on" if orbitals is None else "PySCF's second-order solver goes on"
-            logger.warn(self, "multilevel SCF: %s: %s", problem, goes_on)
-            return self._stock(start if best is None else best, orbitals)
+            report.finished_by = "diis" if orbitals is None else "newton"
+            goes_on = "stock PySCF" if orbitals is None else "PySCF's second-order solver"
+            logger.warn(self, "multilevel SCF: %s: %s goes on", problem, goes_on)
+            return self._stock(solver.dm if best is None else best, orbitals)
         self.converged, self.e_tot, self.mo_energy, self.mo_coeff, self.mo_occ = result
         logger.timer(self, "SCF", *started)
         self._finalize()
         return self.e_tot
 
-    def kernel(self, dm0: Any = None, **kwargs: Any) -> float:
+    def kernel(self, *args: Any, **kwargs: Any) -> float:
         """Another name of :meth:`scf`."""
-        return self.scf(dm0, **kwargs)
+        return self.scf(*args, **kwargs)
 
     def _start(self, dm0: Any) -> Any:
         """What the run starts from, in PySCF's order: the argument, existing orbitals, the user's start, the guess (None)."""
@@ -147,19 +154,25 @@ class _Multilevel(_Base):
         return self.e_tot
 
     def _second_order(self, orbitals: tuple[Any, Any]) -> None:
-        """PySCF's Newton solver; ``cycles`` becomes the number of its macro iterations."""
-        solver, user = self.undo_accelerate().newton(), self.callback
+        """PySCF's Newton solver; ``cycles`` becomes the number of its macro iterations, each worth many Coulomb matrices."""
+        solver, user, spent = self.undo_accelerate().newton(), self.callback, len(self.multilevel_report.steps)
         self.cycles = 0
 
         def count(envs: dict[str, Any]) -> None:
-            self.cycles += 1
+            macro = envs["imacro"] + 1
+            if macro == self.cycles:  # PySCF calls once more at the end
+                return
+            self.cycles = macro
             if callable(user):
-                user(envs)
+                user({**envs, "mf": self, "cycle": spent + macro - 1})
 
         solver.callback = count
         solver.kernel(*orbitals)
         for name in ("converged", "e_tot", "mo_energy", "mo_coeff", "mo_occ", "scf_summary"):
             setattr(self, name, getattr(solver, name))
+        if not np.allclose(self.get_occ(self.mo_energy, self.mo_coeff), self.mo_occ, atol=1e-4):
+            self.multilevel_report.non_aufbau = True
+            logger.warn(self, "multilevel SCF: the occupied orbitals are not the lowest ones")
 
 
 @contextmanager
@@ -194,6 +207,11 @@ def accelerate(mf: Any, **settings: Any) -> Any:
     Restricted, unrestricted and restricted open-shell Hartree-Fock and Kohn-Sham objects of molecules are covered; any
     other runs as stock PySCF with one warning, and so does, with a note, Hartree-Fock where its Fock matrix is cheap
     already (density-fitted, or in-core and small). ``mf.undo_accelerate()`` gives the plain object back.
+
+    Convergence: the orbital gradient is below ``conv_tol_grad``, and either twice the second-order estimate of the energy left
+    to gain is below ``conv_tol`` or, as in PySCF, the last change of the energy is. Where the highest occupied and the lowest
+    empty orbital all but meet, the run may end at orbitals that are not the lowest ones, with a warning
+    (``multilevel_report.non_aufbau``); where it does not converge, PySCF goes on, by DIIS or with its second-order solver.
 
     Without effect here: ``diis``, ``DIIS``, ``diis_space``, ``diis_damp`` (the coarse solves use commutator DIIS) and
     ``conv_check`` (the full gradient belongs to the very density that is returned).

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
     """Settings of the multilevel solver; the defaults are meant to be left alone.
 
@@ -61,12 +61,16 @@ class Report:
         start_seconds: core Hamiltonian, overlap, guess; the object's own fitting integrals, if it fits.
         setup_seconds: the coarse model: grid, orbital values, fitting integrals.
         fallback: why stock PySCF did (the rest of) the work, or None.
+        finished_by: the solver that ended the run: "multilevel", "diis" (PySCF's own) or "newton" (PySCF's second-order one).
+        non_aufbau: the occupied orbitals are not the lowest ones of their Fock matrix.
     """
 
     steps: list[Step] = field(default_factory=list)
     start_seconds: float = 0.0
     setup_seconds: float = 0.0
     fallback: str | None = None
+    finished_by: str = "multilevel"
+    non_aufbau: bool = False
 
     @property
     def fine_builds(self) -> int:

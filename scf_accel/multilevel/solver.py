@@ -22,13 +22,13 @@ from scf_accel.multilevel import inner
 from scf_accel.multilevel.anchors import Anchor, Anchors
 from scf_accel.multilevel.coarse import CoarseModel, CoarseModelError, available_bytes, determinant, factors
 from scf_accel.multilevel.convergence import energy_left, fractional, orbital_energies
+from scf_accel.multilevel.doubt import Doubt
+from scf_accel.multilevel.progress import NEAR, Progress
 from scf_accel.multilevel.report import Report, Settings, Step
 
 SAFETY = 2.0  # factor on the energy estimate before it is compared with conv_tol
 TIGHT = 1e-5  # gradient thresholds below this need a double-precision model
 USEFUL = 0.5  # densities with a larger orbital gradient are no better start than the guess
-NEAR = 1e-2  # orbital gradients below this belong to a stationary point, if only a saddle point
-PATIENCE = 3  # outer steps that neither halve the gradient nor, near a stationary point, lower the energy
 
 
 class HandOver(Exception):
@@ -69,8 +69,8 @@ class Solver:
         report: is filled in.
         dm0: density matrix to start from; None: ``mf``'s own guess.
 
-    Raises:
-        CoarseModelError: no coarse model for this object.
+    Attributes:
+        dm: the start.
     """
 
     def __init__(self, mf: Any, settings: Settings, report: Report, dm0: Any = None) -> None:
@@ -81,17 +81,25 @@ class Solver:
         self.conv_tol_grad = np.sqrt(mf.conv_tol) if mf.conv_tol_grad is None else mf.conv_tol_grad
         self.s1e, self.h1e = mf.get_ovlp(self.mol), mf.get_hcore(self.mol)
         self.x_orth = mf.check_linear_dependency(self.s1e, self.log)
-        dm = mf.get_init_guess(self.mol, mf.init_guess, s1e=self.s1e) if dm0 is None else dm0
-        self.reoccupied: inner.State | None = None
-        self.refused: Point | None = None
+        self.dm = mf.get_init_guess(self.mol, mf.init_guess, s1e=self.s1e) if dm0 is None else dm0
+        self.given = dm0 is not None or getattr(self.dm, "mo_coeff", None) is not None
+        self.doubt = Doubt(self)
         self._build_fitting()
         report.start_seconds = time.perf_counter() - started
-        exact = self.conv_tol_grad < TIGHT or inner.smeared(mf)  # then the energy is of first order in the gradient
+
+    def prepare(self) -> None:
+        """Make the coarse model and the state of the start.
+
+        Raises:
+            CoarseModelError: no coarse model for this object.
+        """
+        started = time.perf_counter()
+        exact = self.conv_tol_grad < TIGHT or inner.smeared(self.mf)  # then the energy is of first order in the gradient
         self._build_model(np.float64 if exact else np.float32)
-        orbitals = dm0 is not None or getattr(dm, "mo_coeff", None) is not None  # of a start worth the trust, not of minao
-        self.state = self._first_state(dm, orbitals)
-        report.setup_seconds = time.perf_counter() - started - report.start_seconds
-        self.log.info("multilevel SCF: start %.2f s, coarse model %.2f s", report.start_seconds, report.setup_seconds)
+        self.state = self._first_state(self.dm, self.given)
+        self.report.setup_seconds = time.perf_counter() - started
+        seconds = self.report.start_seconds, self.report.setup_seconds
+        self.log.info("multilevel SCF: start %.2f s, coarse model %.2f s", *seconds)
 
     def _build_fitting(self) -> None:
         """Stock PySCF computes the fitted integrals of J anew in each cycle; here they are kept if they fit."""
@@ -142,12 +150,15 @@ class Solver:
         return inner.State(dms, exchange)
 
     def _belong(self, mo_coeff: np.ndarray, mo_occ: Any, dms: np.ndarray) -> bool:
-        """Whether these orbitals make the density matrices and are orthonormal at this geometry."""
-        if mo_occ is None or mo_coeff.shape[-2] != self.mol.nao or not self._electrons_fit(mo_occ):
+        """Whether these are all orbitals of this basis, orthonormal at this geometry, and make the density matrices."""
+        whole = (self.mol.nao, self.x_orth.shape[1])  # fewer (a projection, a guess) would hide a part of the gradient
+        if mo_occ is None or mo_coeff.shape[-2:] != whole or not self._electrons_fit(mo_occ):
             return False
         made = self.problem.stacked(self.mf.make_rdm1(mo_coeff, mo_occ))
-        norms = np.einsum("...pi,pq,...qi->...i", mo_coeff, self.s1e, mo_coeff, optimize=True)
-        return made.shape == dms.shape and np.allclose(made, dms, atol=1e-8) and np.allclose(norms, 1.0, atol=1e-8)
+        if made.shape != dms.shape or not np.allclose(made, dms, atol=1e-8):
+            return False
+        overlaps = np.swapaxes(mo_coeff, -1, -2) @ self.s1e @ mo_coeff
+        return np.allclose(overlaps, np.eye(mo_coeff.shape[-1]), atol=1e-8)
 
     def _electrons_fit(self, mo_occ: np.ndarray) -> bool:
         """Whether the occupations are those of this molecule's charge and spin."""
@@ -162,24 +173,19 @@ class Solver:
         """Converge; returns what ``pyscf.scf.hf.kernel`` returns.
 
         Raises:
+            CoarseModelError: no coarse model for this object.
             HandOver: stock PySCF should continue.
         """
         mf, anchors = self.mf, Anchors()
+        progress = Progress(self.settings.max_outer, self.conv_tol)
+        self.prepare()
         if mf.chkfile:
             chkfile.save_mol(self.mol, mf.chkfile)
         mf.pre_kernel(self._environment())
-        last, best, slow, tol, fresh, lowest = None, None, 0, np.inf, False, np.inf
+        last, tol = None, np.inf
         for cycle in range(mf.max_cycle):
             started = time.perf_counter()
-            solution = self._first_solution() if last is None else self._next_solution(anchors, tol, slow == 0)
-            rounding = solution.gradient > 2.0 * tol or solution.state is self.state
-            if last is not None and self.refinable and rounding and self._refine_model():
-                anchors = Anchors([self._anchor(last, self._restated(last))])
-                self.state = self._restated(solution.state)
-                again = self._next_solution(anchors, tol, slow == 0)
-                solution = replace(again, builds=solution.builds + again.builds)
-            if solution.state.mo_coeff is None:
-                raise HandOver("the coarse model gives no finite potential", None)
+            solution, anchors = self._coarse(anchors, last, tol, progress.useful)
             self.state = solution.state
             middle = time.perf_counter()
             point = self._full(last)
@@ -188,33 +194,47 @@ class Solver:
             converged, point = self._finish_step(cycle, point, last, step)
             if converged:
                 break
-            if self.reoccupied is not None:
-                best, slow = None, 0
-            lower = point.norm_gorb < NEAR and point.e_tot < lowest - self.conv_tol
-            lowest = min(lowest, point.e_tot)
-            slow = 0 if best is None or lower or point.norm_gorb < 0.5 * best.norm_gorb else slow + 1
-            best = point if best is None or point.norm_gorb < best.norm_gorb else best
-            hopeless = not np.isfinite(point.e_tot) or slow >= PATIENCE or cycle + 1 >= self.settings.max_outer
-            if hopeless and self.refused is not None:
-                converged, point = True, self._accept(self.refused)
-                break
-            if hopeless and cycle + 1 < mf.max_cycle:
-                reason = f"orbital gradient {best.norm_gorb:.2g} after {cycle + 1} full Fock matrices"
-                soft = best.norm_gorb < NEAR and np.isnan(best.energy_left) and not fractional(best.mo_occ)
-                orbitals = (best.mo_coeff, best.mo_occ) if soft else None
-                raise HandOver(reason, best.dm if best.norm_gorb < USEFUL else None, orbitals)
-            if fresh or (lower and last is not None and point.norm_gorb > last.norm_gorb):  # leaves a saddle point
-                anchors = Anchors()
-            anchors.add(self._anchor(point, self.state))
-            fresh = self.reoccupied is not None  # the point of other occupations serves once, as the reference
-            if self.reoccupied is not None:
-                self.state, self.reoccupied = self.reoccupied, None
-            tol = max(min(0.25 * self.conv_tol_grad, 0.1 * point.norm_gorb), 1e-3 * point.norm_gorb)
-            last = point
-        if not converged:
+            progress.add(point)
+            here = self.anchor(point, self.state)
+            if self.doubt.choice is not None:
+                progress.restart()
+            elif progress.hopeless(point) and cycle + 1 < mf.max_cycle:
+                self._give_up(progress)
+            anchors = Anchors() if self.doubt.fresh or progress.leaves_saddle else anchors
+            anchors.add(here)
+            last, self.state = self.doubt.turn(point, self.state, anchors)
+            tol = max(min(0.25 * self.conv_tol_grad, 0.1 * last.norm_gorb), 1e-3 * last.norm_gorb)
+        if not converged and np.isfinite(point.e_tot):
             point = self._canonical(point)
         mf.post_kernel(self._environment(point, cycle=cycle, scf_conv=converged))
         return converged, point.e_tot, point.mo_energy, point.mo_coeff, point.mo_occ
+
+    def _coarse(self, anchors: Anchors, last: Point | None, tol: float, useful: bool) -> tuple[inner.Solution, Anchors]:
+        """The next coarse solution, and the anchors that it is made from; in double precision where single does not do."""
+        solution = self._first_solution() if last is None else self._next_solution(anchors, tol, useful)
+        rounding = solution.gradient > 2.0 * tol or solution.state is self.state
+        if last is not None and self.refinable and rounding and self._refine_model():
+            anchors = Anchors([self.anchor(last, self.restated(last))])
+            self.state = self.restated(solution.state)
+            again = self._next_solution(anchors, tol, useful)
+            solution = replace(again, builds=solution.builds + again.builds)
+        if solution.state.mo_coeff is None:
+            raise HandOver("the coarse model gives no finite potential", None)
+        return solution, anchors
+
+    def _give_up(self, progress: Progress) -> None:
+        """Go back to a refused point if none lies below it, else hand over."""
+        if self.doubt.refused is not None and progress.reached(self.doubt.refused.e_tot) and self.doubt.go_back():
+            progress.restart()
+            return
+        best = progress.best
+        if best is None:
+            raise HandOver("the full Fock matrix is not finite", None)
+        reason = f"orbital gradient {best.norm_gorb:.2g} after {len(self.report.steps)} full Fock matrices"
+        soft = best.norm_gorb < NEAR and np.isnan(best.energy_left) and not fractional(best.mo_occ)
+        soft = soft and not self.mol.symmetry  # Newton's solver keeps the occupations of irreps
+        orbitals = (best.mo_coeff, best.mo_occ) if soft else None
+        raise HandOver(reason, best.dm if best.norm_gorb < USEFUL else None, orbitals)
 
     def _next_solution(self, anchors: Anchors, tol: float, useful: bool) -> inner.Solution:
         """The coarse solution around the extrapolated anchors, from the present state; ``useful``: the last one brought gain."""
@@ -222,7 +242,7 @@ class Solver:
         reference = self.problem.model.reference(start.dms, start.exchange)
         return inner.solve(self.problem, start.potential, reference, self.state, tol, self.settings.max_inner, useful)
 
-    def _restated(self, point: Point | inner.State) -> inner.State:
+    def restated(self, point: Point | inner.State) -> inner.State:
         """The orbitals of ``point`` as a state of the present model."""
         return self.problem.state(point.mo_energy, point.mo_coeff, point.mo_occ)
 
@@ -275,11 +295,7 @@ class Solver:
             converged = bool(mf.check_convergence(self._environment(point, scf_conv=converged, **extra)))
         if converged:
             point = self._canonical(point)
-            converged = self._occupations_hold(point)
-            if not converged and self.refused is not None and point.e_tot > self.refused.e_tot - self.conv_tol:
-                converged, point, self.reoccupied = True, self._accept(self.refused), None
-            elif not converged:
-                self.refused = point
+            converged = self.doubt.settled(point)
         envs = self._environment(point, scf_conv=converged, **extra)
         if mf.chkfile:
             mf.dump_chk(envs)
@@ -294,21 +310,7 @@ class Solver:
         mo_energy, mo_coeff = self.mf.canonicalize(point.mo_coeff, point.mo_occ, point.fock)
         return replace(point, mo_energy=mo_energy, mo_coeff=mo_coeff)
 
-    def _occupations_hold(self, point: Point) -> bool:
-        """Whether the object would occupy the orbitals of the full Fock matrix as they are; if not, go on from its choice."""
-        chosen = self.mf.get_occ(point.mo_energy, point.mo_coeff)
-        if np.allclose(np.asarray(chosen), np.asarray(point.mo_occ), atol=1e-4):
-            return True
-        self.log.info("multilevel SCF: the occupations change; going on")
-        self.reoccupied = self.problem.state(point.mo_energy, point.mo_coeff, chosen)
-        return False
-
-    def _accept(self, point: Point) -> Point:
-        """A stationary point that the object's own occupations do not lead back to, as second-order solvers accept it."""
-        self.log.warn("the occupied orbitals are not the lowest ones: no other occupation converges to a lower energy")
-        return point
-
-    def _anchor(self, point: Point, state: inner.State) -> Anchor:
+    def anchor(self, point: Point, state: inner.State) -> Anchor:
         """The full operator at ``point``; the residual is the commutator of its Fock matrix in an orthonormal basis."""
         fock = point.fock
         if getattr(fock, "focka", None) is not None:

@@ -79,19 +79,54 @@ def test_descent_on_the_full_operator_finds_the_scf_energy(method):
     assert abs(mf.energy_tot(mf.make_rdm1(mo_coeff, start.mo_occ)) - stock.e_tot) < 1e-9
 
 
-def test_small_gap_where_stock_diis_fails(capfd):
-    """F2 far from equilibrium: highest occupied and lowest empty orbital meet; the energy is that of PySCF's Newton solver."""
-    mol = gto.M(atom=f"F 0 0 0; F 0 0 {1.6 * 1.412}", basis="def2-svp", verbose=0)
-    mf = dft.RKS(mol, xc="pbe").density_fit()
+def stretched_fluorine():
+    mf = dft.RKS(gto.M(atom=f"F 0 0 0; F 0 0 {1.6 * 1.412}", basis="def2-svp", verbose=0), xc="pbe").density_fit()
     mf.grids.level = 1
+    return mf
+
+
+@pytest.mark.parametrize("max_outer", [10, 3])
+def test_small_gap_where_stock_diis_fails(capfd, max_outer):
+    """F2 far from equilibrium: highest occupied and lowest empty orbital meet; the energy is that of PySCF's Newton solver."""
+    mf = stretched_fluorine()
+    assert not mf.copy().run(max_cycle=30).converged
     newton = mf.newton().run(conv_tol=1e-11)
     mf.verbose = 3
-    ours = accelerate(mf).run()
+    ours = accelerate(mf, max_outer=max_outer)
+    seen = []
+    ours.callback = lambda envs: seen.append((envs["e_tot"], envs["scf_conv"]))
+    ours.run()
     said = capfd.readouterr()
-    assert ours.converged and ours.multilevel_report.fallback is None and ours.cycles <= 8
+    report = ours.multilevel_report
+    assert ours.converged and report.fallback is None and report.non_aufbau and ours.cycles <= 12
     assert ours.e_tot < newton.e_tot + 1e-8
+    assert seen[-1] == (ours.e_tot, True) and len(seen) == ours.cycles
+    assert [converged for _, converged in seen[:-1]] == [False] * (len(seen) - 1)
     assert np.linalg.norm(ours.get_grad(ours.mo_coeff, ours.mo_occ)) < 3.2e-5
     assert "not the lowest ones" in said.out + said.err
+
+
+def test_descent_leaves_a_saddle_point():
+    """UHF of stretched H2 from the restricted orbitals, slightly turned: down to the broken-symmetry solution."""
+    mol = gto.M(atom="H 0 0 0; H 0 0 2.0", basis="sto-3g", verbose=0)
+    restricted, mf = scf.RHF(mol).run(), scf.UHF(mol)
+    mo_occ = np.array([[1.0, 0.0], [1.0, 0.0]])
+    saddle = np.stack([restricted.mo_coeff] * 2)
+    start = Rotations.of(mo_occ).turn(saddle, np.array([1e-3, -1e-3]))
+
+    def evaluate(mo_coeff):
+        fock = np.asarray(mf.get_fock(dm=mf.make_rdm1(mo_coeff, mo_occ)))
+        return np.asarray(mf.get_grad(mo_coeff, mo_occ, fock)), orbital_energies(mo_coeff, fock)
+
+    mo_coeff, size, _ = descend(evaluate, start, mo_occ, False, 1e-6, 200)
+    assert size < 1e-6
+    assert mf.energy_tot(mf.make_rdm1(mo_coeff, mo_occ)) < restricted.e_tot - 1e-2
+
+
+def test_descent_without_rotations_of_its_kind_stands_still():
+    mo_coeff, mo_occ = np.eye(3), np.array([2.0, 0, 0])
+    found = descend(lambda c: (np.ones(1), np.zeros(3)), mo_coeff, mo_occ, True, 1e-6, 50)
+    assert found[0] is mo_coeff and found[1:] == (1.0, 1)
 
 
 @pytest.mark.slow
@@ -104,6 +139,6 @@ def test_saddle_point_is_left():
     ours = accelerate(mf)
     ours.callback = lambda envs: seen.append(envs["e_tot"])
     ours.run()
-    assert ours.converged and ours.e_tot < mf.copy().run(max_cycle=20).e_tot + 1e-7
+    assert ours.converged and ours.e_tot < mf.copy().run(max_cycle=20).e_tot - 1e-5
     assert len(seen) == ours.cycles and ours.max_cycle == mf.max_cycle
     assert abs(seen[-1] - ours.e_tot) < 1e-6
