@@ -47,6 +47,7 @@ class DataSection(Section):
         split_seed: seed of the split.
         weights: frames that count more or less in the loss: ``{extra: {start of its value: weight}}``, such as
             ``{origin: {mmff: 3.0}}``; frames that match nothing count 1, of several starts that match the longest counts.
+            They are divided by their mean over the training frames.
             Validation and tests weigh all frames alike.
         batch_size: frames in a step; or give ``max_atoms``/``max_edges`` instead.
         max_atoms: largest number of atoms in a step.
@@ -133,8 +134,8 @@ class DensityTerm(Section):
 
     Attributes:
         weight: as in :class:`LossTerm`.
-        kind: ``coulomb`` d (P|Q) d / N in Hartree, twice the self-repulsion of the error; ``overlap`` d <P|Q> d / N in
-            Bohr^-3; ``l1`` and ``l2``: mean of |x| and x^2 over the shells, x the root mean square of a shell's
+        kind: ``coulomb`` d (P|Q) d / N in mHa, twice the self-repulsion of the error; ``overlap`` d <P|Q> d / N in
+            1e-3 Bohr^-3; ``l1`` and ``l2``: mean of |x| and x^2 over the shells, x the root mean square of a shell's
             components in units of the shell's spread in the training set.
     """
 

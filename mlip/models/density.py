@@ -46,6 +46,10 @@ from mlip.nn import EquivariantLinear, SphericalHarmonics
 from mlip.nn.constants import ConstantsModule
 from mlip.nn.irreps import block, num_components
 
+READOUT_START = 0.01
+"""Spread of the readout's first weights. At 1 the first predictions are far worse than the baseline (organics, held-out
+molecules: Coulomb error 115 against 2.5 mHa per electron)."""
+
 
 class ElementTables(nn.Module):
     """Per-element constants of an auxiliary basis, ``[elements, K_max]`` in data order, padded to the largest element.
@@ -127,6 +131,7 @@ class ShellReadout(ConstantsModule):
     """y[n, (l, m), s] = C^(-1/2) sum_c (T_l^t x)[n, (l, m), c] W_l[Z_n, c, s]: features onto an element's shells s of degree l.
 
     T_l turns data order into e3nn's (:func:`mlip.data.density.to_irreps`). Elements with fewer shells have columns to spare.
+    The weights begin small (:data:`READOUT_START`), so that a new model predicts about the baseline.
     Result: ``[N, sum_l (2l+1) S_l + 1]``, l after l, in each the components and for each the shells; a column of zeros last.
     """
 
@@ -136,7 +141,8 @@ class ShellReadout(ConstantsModule):
         super().__init__()
         self.shells_of_degree = list(shells_of_degree)
         self.factor = channels**-0.5
-        self.weight = nn.ParameterList(torch.randn(num_elements, channels, count) for count in shells_of_degree)
+        first = (READOUT_START * torch.randn(num_elements, channels, count) for count in shells_of_degree)
+        self.weight = nn.ParameterList(first)
         blocks = [torch.from_numpy(np.array(to_irreps(l)).T) for l in range(len(shells_of_degree))]
         self.register_constant("to_data", torch.block_diag(*blocks))
 

@@ -22,6 +22,8 @@ from torch import Tensor
 from mlip.data.density import Metric
 
 METRICS: tuple[Metric, ...] = get_args(Metric)
+LOSS_UNIT = 1000.0
+"""Penalties in a metric are in mHa (Coulomb) or 1e-3 Bohr^-3 (overlap) per electron; in whole units gradients near AdamW's eps."""
 COLUMNS = ("degree", "element", "shell", "scale", "baseline", "charge")
 EXTRA_KEYS = (
     "weight", "density_coefficients", "density_size", "density_wanted", *(f"density_{name}" for name in COLUMNS),
@@ -114,6 +116,7 @@ def density_penalty(prediction: dict[str, Tensor], graph: dict[str, Any], kind: 
     """Penalties of a loss (see :class:`mlip.config.DensityTerm`), of frames or of shells ``[n]``, and the frame of each ``[n]``."""
     found = difference(prediction, graph)
     if kind in ("coulomb", "overlap"):
-        return metric_errors(found, graph, "coulomb" if kind == "coulomb" else "overlap"), labelled_frames(graph)
+        errors = metric_errors(found, graph, "coulomb" if kind == "coulomb" else "overlap")
+        return LOSS_UNIT * errors, labelled_frames(graph)
     penalties, frame = shell_errors(found, kind)
     return penalties, labelled_frames(graph).index_select(0, frame)

@@ -95,6 +95,11 @@ class TrainingGraphs(GraphDataset):
         self.weights = weights
         self._whole: set[int] = set()
 
+    @property
+    def makes_metrics(self) -> bool:
+        """Whether integrals are computed: PySCF's OpenMP may hang in a process that was forked."""
+        return self.columns is not None and bool(self.metrics)
+
     def __getitem__(self, index: int) -> Graph:
         index = int(index)
         graph = super().__getitem__(index)
@@ -130,7 +135,7 @@ class TrainingGraphs(GraphDataset):
 
 
 def frame_weights(frames: Sequence[Frame], rules: Mapping[str, Mapping[str, float]]) -> np.ndarray:
-    """``[N]`` weights: 1, times what each extra's rule says (of the starts that match, the longest).
+    """``[N]`` weights of mean 1, proportional to the product of what the extras' rules say (of the starts that match, the longest).
 
     Raises:
         ConfigError: no frame has the extra, or a start matches no frame.
@@ -148,4 +153,4 @@ def frame_weights(frames: Sequence[Frame], rules: Mapping[str, Mapping[str, floa
         for index, text in enumerate(texts):
             matching = [start for start in starts if text.startswith(start)]
             weights[index] *= starts[max(matching, key=len)] if matching else 1.0
-    return weights
+    return weights / weights.mean()

@@ -49,6 +49,11 @@ def to_device(graph: dict[str, Any], device: torch.device | str) -> dict[str, An
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in graph.items()}
 
 
+def bytes_of(graph: dict[str, Any]) -> int:
+    """Bytes that the tensors of a batch take."""
+    return sum(value.numel() * value.element_size() for value in graph.values() if isinstance(value, Tensor))
+
+
 def load_batches(dataset: GraphDataset, batches: Iterable[list[int]], num_workers: int = 0) -> Iterator[dict[str, Any]]:
     """The graphs of each list of frame indices, merged; in ``num_workers`` processes, 0 for none."""
     if num_workers == 0:

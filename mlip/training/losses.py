@@ -45,7 +45,8 @@ def loss_sums(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Unweighted sums of the penalties of a batch by term, and how many labels each sums over, ``[len(TERMS)]`` float64.
 
-    Where the batch has a ``weight`` [B], a penalty counts as often as its frame's weight says.
+    Where the batch has a ``weight`` [B], of mean 1 over the training set, each penalty is multiplied by its frame's. Numbers of
+    labels stay plain: divided by a batch's own sum of weights, a batch of one frame would know nothing of its weight.
 
     Args:
         terms: which of :data:`TERMS` to sum; each must be in ``prediction``.
@@ -63,10 +64,8 @@ def loss_sums(
             penalties, frame = penalty(difference, term.kind, term.delta), None
         if "weight" in graph:
             frame = _frames_of_labels(graph, name) if frame is None else frame
-            weights = graph["weight"].index_select(0, frame)
-            sums[name], counts[index] = (weights * penalties).sum(), weights.sum()
-        else:
-            sums[name], counts[index] = penalties.sum(), penalties.numel()
+            penalties = graph["weight"].index_select(0, frame) * penalties
+        sums[name], counts[index] = penalties.sum(), penalties.numel()
     return sums, counts
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from ase.data import atomic_numbers as number_of
 from ase.data import chemical_symbols
 
@@ -26,16 +25,13 @@ from mlip.errors import ConfigError
 from mlip.models import DensityReference, Potential, build
 from mlip.training.density import METRICS
 from mlip.training.graphs import TrainingGraphs, available_metrics, frame_weights
-from mlip.training.prepare_density import density_reference
+from mlip.training.prepare_density import density_reference, leave_out_broken_symmetry, report_broken_symmetry
 
 logger = logging.getLogger(__name__)
 
 SCALE_FRAMES = 2000
 """Frames from which force scale and neighbour count are measured; more would not change them."""
 TRAIN_TABLE_FRAMES = 500
-DENSITY_START = 0.01
-"""The density head's readout begins this much smaller than its random weights. At 1 the first predictions are far worse than
-the baseline (organics, held-out molecules: Coulomb error 115 against 2.5 mHa per electron)."""
 
 
 @dataclass
@@ -80,8 +76,10 @@ def prepare(config: RunConfig) -> Prepared:
 
     Raises:
         DataError: a label that has a weight is missing or impossible; an element of valid or test is not in train.
-        ConfigError: E0 as asked for cannot be had from these data; the validation set lacks the monitored label.
+        ConfigError: E0 as asked for cannot be had from these data; the validation set lacks the monitored label; worker
+            processes with a loss in a metric.
     """
+    check_workers(config)
     data = config.data
     needed = set(config.active_terms) - {"density"}
     everything = open_frames(data.train, data.keys, data.units)
@@ -94,6 +92,9 @@ def prepare(config: RunConfig) -> Prepared:
     else:
         train, valid = split_frames(train, data.valid, data.split_seed, data.split_by or "frame")
     check_monitor(config, valid)
+    if "density" in config.heads:
+        train = leave_out_broken_symmetry(train)
+        report_broken_symmetry("data.valid", valid)
     tests = {
         name: without_isolated_atoms(open_frames(path, data.keys, data.units))
         for name, path in test_files(config).items()
@@ -115,6 +116,19 @@ def prepare(config: RunConfig) -> Prepared:
         train, valid, tests, elements, e0, note, scale, theory, fingerprint(data.train), audits, charges, spins,
         reference, labelled, frame_weights(train, data.weights) if data.weights else None,
     )  # fmt: skip
+
+
+def check_workers(config: RunConfig) -> None:
+    """Refuse worker processes where they would make metric matrices: each epoch's would begin anew, in forked OpenMP.
+
+    Raises:
+        ConfigError: that is so.
+    """
+    if config.data.num_workers and loss_metrics(config):
+        raise ConfigError(
+            f"data.num_workers is {config.data.num_workers}, and must be 0 with a density loss in a metric (loss.density.kind: "
+            f"{config.loss.density.kind}): worker processes would compute the metric matrices again in every epoch"
+        )
 
 
 def check_monitor(config: RunConfig, valid: Sequence[Frame]) -> None:
@@ -238,7 +252,7 @@ def loss_metrics(config: RunConfig) -> tuple[Metric, ...]:
 
 
 def validation_graphs(config: RunConfig, prepared: Prepared, cutoff: float) -> TrainingGraphs:
-    """Graphs of the validation set, in memory likewise, with all metrics that can be had: errors are reported in each."""
+    """Graphs of the validation set with all metrics that can be had: errors are reported in each. None is held in memory."""
     metrics = available_metrics()
     if config.training.monitor in ("density_coulomb", "density_overlap") and not metrics:
         raise ConfigError(
@@ -246,7 +260,7 @@ def validation_graphs(config: RunConfig, prepared: Prepared, cutoff: float) -> T
             "loss or density_rmse"
         )
     metrics = metrics or loss_metrics(config)
-    return TrainingGraphs(prepared.valid, cutoff, int(config.data.cache_mb * 2**20), prepared.density, metrics)
+    return TrainingGraphs(prepared.valid, cutoff, 0, prepared.density, metrics)  # the Validator keeps batches
 
 
 def training_batches(config: RunConfig, graphs: GraphDataset, rank: int = 0, world_size: int = 1) -> BudgetBatchSampler:
@@ -274,14 +288,9 @@ def new_model(config: RunConfig, prepared: Prepared) -> Potential:
     """The untrained model, scaled to the training set."""
     fields = config.model.resolve()
     graphs = GraphDataset(subset(prepared.train, SCALE_FRAMES), fields.cutoff, cache_bytes=0)
-    model = build(
+    return build(
         fields, prepared.elements, e0=prepared.e0, energy_scale=prepared.force_rms,
         avg_num_neighbors=graphs.avg_num_neighbors,
         bonding_energy=bonding_energies(prepared) if "energy" in config.heads else None, density=prepared.density,
         dtype=config.training.precision, seed=config.training.seed,
     )  # fmt: skip
-    if model.density_head is not None:
-        with torch.no_grad():
-            for weight in model.density_head.readout.weight:
-                weight.mul_(DENSITY_START)
-    return model

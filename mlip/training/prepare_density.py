@@ -6,14 +6,21 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from mlip.config import RunConfig
 from mlip.data.density import DensityBasis
 from mlip.data.frame import Frame, FrameSubset
 from mlip.errors import ConfigError, DataError
 from mlip.models import DensityReference, density_statistics
+from mlip.testing import rotate_coefficients
 
 logger = logging.getLogger(__name__)
+
+LINEAR = 1e-3
+"""Farthest that an atom of a linear molecule lies from its axis, Angstrom."""
+AXIAL = 1e-3
+"""Largest change of an axial density's coefficients by a quarter turn, relative to their norm."""
 
 
 def file_of(frames: Sequence[Frame]) -> Sequence[Frame]:
@@ -38,7 +45,8 @@ def check_labels(name: str, frames: Sequence[Frame], basis: DensityBasis) -> int
     """How many frames have a density.
 
     Raises:
-        DataError: one of them does not fit the basis, or is not finite.
+        DataError: one of them does not fit the basis, or is not finite; or is of a periodic frame, whose metric would be that of
+            a molecule.
     """
     count = 0
     for number, frame in enumerate(frames):
@@ -46,6 +54,11 @@ def check_labels(name: str, frames: Sequence[Frame], basis: DensityBasis) -> int
         if label is None:
             continue
         count += 1
+        if np.any(frame.pbc):
+            raise DataError(
+                f"{name}: frame {number} '{frame.id}' is periodic and has density_coefficients; densities are of molecules: remove "
+                "the frame or its label, or set its pbc to false if it is a molecule in a box"
+            )
         wanted = int(basis.offsets(frame.atomic_numbers)[-1])
         if len(label) != wanted or not np.isfinite(label).all():
             found = f"{len(label)} coefficients" if len(label) != wanted else "coefficients that are not finite"
@@ -54,6 +67,53 @@ def check_labels(name: str, frames: Sequence[Frame], basis: DensityBasis) -> int
                 "atoms; correct or remove the frame"
             )
     return count
+
+
+def breaks_symmetry(frame: Frame, basis: DensityBasis) -> bool:
+    """Whether a linear molecule has a density that is not axial: no equivariant model can give it, whatever it learns.
+
+    So is singlet O2 with two electrons in one of two equal orbitals. A quarter turn about the axis shows all that goes with 1, 2
+    or 3 times the azimuth; it changes axial densities of PBE by 1e-7 of the coefficients' norm, that of singlet O2 by 0.04.
+    """
+    label, x = frame.density_coefficients, np.asarray(frame.positions) - np.mean(frame.positions, axis=0)
+    if label is None or len(frame) < 2 or len(label) != basis.offsets(frame.atomic_numbers)[-1] or not np.isfinite(label).all():
+        return False  # broken labels are for check_labels
+    axis = np.linalg.svd(x, full_matrices=False)[2][0]
+    if np.abs(x - np.outer(x @ axis, axis)).max() > LINEAR:
+        return False
+    turn = Rotation.from_rotvec(0.5 * np.pi * axis).as_matrix()
+    label = np.asarray(label, dtype=np.float64)
+    change = rotate_coefficients(basis, frame.atomic_numbers, label, turn) - label
+    return bool(np.linalg.norm(change) > AXIAL * np.linalg.norm(label))
+
+
+def broken_symmetry(frames: Sequence[Frame]) -> list[int]:
+    """Indices of the frames that :func:`breaks_symmetry` finds; none where the file states no basis."""
+    basis = stated_basis(frames)
+    return [] if basis is None else [index for index, frame in enumerate(frames) if breaks_symmetry(frame, basis)]
+
+
+def leave_out_broken_symmetry(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """The training set without such frames; the log names them."""
+    found = broken_symmetry(frames)
+    if not found:
+        return frames
+    logger.warning("data.train: %s: left out (linear, and the density is not axial: no model can give it)", _named(frames, found))
+    return FrameSubset(frames, np.setdiff1d(np.arange(len(frames)), found))
+
+
+def report_broken_symmetry(name: str, frames: Sequence[Frame]) -> None:
+    """Name such frames of a set that is compared with; they stay in it."""
+    found = broken_symmetry(frames)
+    if found:
+        words = "their errors cannot vanish (linear, and the density is not axial: no model can give it)"
+        logger.warning("%s: %s: %s", name, _named(frames, found), words)
+
+
+def _named(frames: Sequence[Frame], indices: Sequence[int]) -> str:
+    members = [frames[index] for index in indices]
+    names = [f"{frame.extras['molecule']} ({frame.id})" if "molecule" in frame.extras else frame.id for frame in members]
+    return f"{len(members)} frame{'s' if len(members) > 1 else ''} {', '.join(names)}"
 
 
 def density_reference(

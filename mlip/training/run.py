@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from mlip.models import Potential
 from mlip.training.conductor import Conductor
 from mlip.training.distributed import is_parallel, process_rank
 from mlip.training.evaluate import Evaluation, evaluate
-from mlip.training.loader import BatchStream, evaluation_batches, load_batches, to_device
+from mlip.training.loader import BatchStream, bytes_of, evaluation_batches, load_batches, to_device
 from mlip.training.module import PotentialModule
 from mlip.training.prepare import Prepared, new_model, prepare, training_batches, training_graphs, validation_graphs
 from mlip.training.progress import LiveProgress
@@ -125,7 +126,7 @@ def _finished(config: RunConfig, budget: Budget, folder: RunFolder, model: Poten
 
 
 class Validator:
-    """Evaluates a model on this process' share of the validation batches, which are kept in memory.
+    """Evaluates a model on this process' share of the validation batches, kept in memory as far as ``data.cache_mb`` reaches.
 
     Attributes:
         metric_seconds: what it took to make the graphs of the whole set, metric matrices included.
@@ -144,13 +145,25 @@ class Validator:
         world = torch.distributed.get_world_size() if parallel else 1
         device = next(model.parameters()).device
         mine = self.batches[rank::world]
-        if self._kept is None and int(self.graphs.num_atoms.sum()) <= 200_000:
+        if self._kept is None:
             start = time.monotonic()
-            self._kept = list(load_batches(self.graphs, mine))
-            self.metric_seconds = (time.monotonic() - start) * world
-        source = self._kept if self._kept is not None else load_batches(self.graphs, mine, self.config.data.num_workers)
+            self._kept = self._keep(mine)
+            made = sum(map(len, mine[: len(self._kept) + 1]))
+            self.metric_seconds = (time.monotonic() - start) * len(self.graphs) / max(1, made)
+        workers = 0 if self.graphs.makes_metrics else self.config.data.num_workers
+        source = chain(self._kept, load_batches(self.graphs, mine[len(self._kept) :], workers))
         batches = (to_device(graph, device) for graph in source)
         return evaluate(model, batches, self.elements, loss=self.config.loss, terms=self.config.active_terms)
+
+    def _keep(self, mine: list[list[int]]) -> list[dict[str, Any]]:
+        """The first batches, up to the byte budget."""
+        kept, room = [], self.config.data.cache_mb * 2**20
+        for graph in load_batches(self.graphs, mine):
+            room -= bytes_of(graph)
+            if room < 0:
+                break
+            kept.append(graph)
+        return kept
 
 
 def final_cost(data: Prepared) -> float:

@@ -6,6 +6,7 @@ from ase.build import bulk, molecule
 
 from mlip.data.density import DensityBasis, Shell
 from mlip.models import DensityReference, build
+from mlip.models.density import READOUT_START
 
 
 def toy_basis(elements):
@@ -29,11 +30,13 @@ def toy_reference(elements):
 
 
 def density_model(atoms, dtype="float64", seed=0, density=None, **config):
-    """A small model for the elements of ``atoms``, density alone; alphas large, so that an error of a grid shows."""
+    """A small model for the elements of ``atoms``, density alone; readout and alphas large, so that errors show."""
     fields = {"channels": 8, "cutoff": 4.0, "readout_hidden": 8, "energy": False, "density": density or {}, **config}
     elements = sorted({int(z) for z in atoms.numbers})
     model = build(fields, elements, density=toy_reference(elements), avg_num_neighbors=10.0, dtype=dtype, seed=seed)
     with torch.no_grad():
+        for weight in model.density_head.readout.weight:
+            weight.div_(READOUT_START)
         for layer in [*model.backbone.layers, model.density_head.interaction]:
             if layer.grid_mix is not None:
                 layer.alpha.fill_(0.7)

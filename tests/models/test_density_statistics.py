@@ -92,6 +92,16 @@ def test_a_lone_atom_has_its_baseline_where_the_network_says_nothing():
     np.testing.assert_allclose(evaluate_density(model, Atoms("C"))[0], wanted)
 
 
+def test_a_new_model_predicts_about_the_baseline():
+    reference, atoms = toy_reference([1, 6, 8]), acetaldehyde()
+    fields = {"channels": 16, "energy": False, "density": {"projection": "none"}}
+    model = build(fields, [1, 6, 8], density=reference, avg_num_neighbors=6.0, dtype="float64", seed=0)
+    (found,) = evaluate_density(model, atoms)
+    tables = {z: np.stack(reference.of(z)).repeat([shell.size for shell in reference.basis.of(z)], axis=1) for z in (1, 6, 8)}
+    baseline, scale = np.concatenate([tables[z] for z in atoms.numbers.tolist()], axis=1)
+    assert 0 < np.sqrt(np.mean(np.square((found - baseline) / scale))) < 0.1
+
+
 def test_core_potentials_take_their_electrons_away():
     """With another number of electrons a neutral atom, the labels fit, and the model projects to that number."""
     frames, basis = labelled_frames()
@@ -106,6 +116,15 @@ def test_core_potentials_take_their_electrons_away():
     model = build({"channels": 4, "energy": False, "density": {}}, [1, 6, 8], density=reference, dtype="float64")
     held = charges @ evaluate_density(model, acetaldehyde())[0]
     assert held == pytest.approx(numbers.sum() - 2 * (numbers > 1).sum())
+
+
+def test_a_minority_of_frames_with_core_potentials_is_found():
+    frames, basis = labelled_frames(5)
+    charges = np.concatenate([basis.charges(int(z)) for z in frames[0].atomic_numbers])
+    c = frames[3].density_coefficients
+    frames[3] = replace(frames[3], density_coefficients=c - charges * 2 / (charges @ charges), id="m3")
+    with pytest.raises(ConfigError, match=r"frame 3 'm3': .* holds 22\.00 electrons and should hold 24: .*core potentials"):
+        density_statistics(frames, basis)
 
 
 @pytest.mark.parametrize(

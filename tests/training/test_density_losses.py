@@ -17,7 +17,7 @@ from mlip.training import graphs as graphs_module
 from mlip.training.density import METRICS, difference, factor_key, metric_errors, shell_errors
 from mlip.training.graphs import TrainingGraphs, frame_weights, metric_factor
 from mlip.training.loader import merge_graphs
-from mlip.training.losses import loss_sums
+from mlip.training.losses import loss_sums, total_loss
 from mlip.training.metrics import ErrorSums
 
 pytest.importorskip("pyscf")
@@ -86,10 +86,18 @@ def test_metric_losses_against_the_full_matrix(kind):
     for frame, error in zip(frames, errors, strict=True):
         matrix = metric_matrix(BASIS, frame.atomic_numbers, frame.positions, kind)
         charges = np.concatenate([BASIS.charges(int(z)) for z in frame.atomic_numbers])
-        expected += error @ matrix @ error / (charges @ frame.density_coefficients)
+        expected += 1000 * error @ matrix @ error / (charges @ frame.density_coefficients)  # mHa, 1e-3 Bohr^-3 per electron
     value, count = loss(frames, errors, kind)
     assert value == pytest.approx(expected, rel=1e-5)  # the factor is kept in single precision
     assert count == 4
+
+
+def test_the_coulomb_loss_is_in_mha_twice_the_error_that_is_reported():
+    frames = density_frames(4, 2)
+    errors, sums = some_errors(frames), ErrorSums([1, 6, 8], [0, 1, 2])
+    sums.add(predicted(frames, errors), batch_of(frames))
+    value, count = loss(frames, errors, "coulomb")
+    assert value / count == pytest.approx(2 * sums.report()["density_coulomb"]["mae"], rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,8 +129,23 @@ def test_a_batch_is_the_sum_of_its_frames_and_weights_count_frames_again(kind):
     singles = [loss([frame], [error], kind) for frame, error in zip(frames, errors, strict=True)]
     assert loss(frames, errors, kind) == pytest.approx(tuple(map(sum, zip(*singles, strict=True))), rel=1e-9)
     weights = np.array([1.0, 3.0, 0.5, 1.0])
-    expected = tuple(float(weights @ column) for column in zip(*singles, strict=True))
-    assert loss(frames, errors, kind, weights=weights) == pytest.approx(expected, rel=1e-9)
+    values, counts = zip(*singles, strict=True)
+    assert loss(frames, errors, kind, weights=weights) == pytest.approx((float(weights @ values), sum(counts)), rel=1e-9)
+
+
+def test_in_a_batch_of_one_the_gradient_goes_with_the_weight():
+    """All terms; the rules' weights are relative, so their mean over the training set leaves the step as it is."""
+    frames = density_frames(1, 4)
+    found = []
+    for weight in (1.0, 3.0):
+        graph, prediction = batch_of(frames, weights=np.array([weight])), predicted(frames, some_errors(frames))
+        prediction |= {"energy": graph["energy"] + 0.1, "forces": graph["forces"] + 0.1}
+        values = [prediction[name].requires_grad_() for name in ("energy", "forces", "density_coefficients")]
+        sums, counts = loss_sums(prediction, graph, LossSection(), ["energy", "forces", "density"])
+        total = total_loss(sums, counts, dict.fromkeys(TERMS, 1.0))
+        found.append(torch.cat([part.flatten() for part in torch.autograd.grad(total, values)]))
+    assert found[0].abs().min() > 0
+    torch.testing.assert_close(found[1], 3.0 * found[0], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,8 +184,8 @@ def test_energies_and_forces_are_weighted_by_frame_too():
     prediction = {"energy": graph["energy"] + torch.tensor([1.0, 10.0]) * torch.tensor(sizes), "forces": graph["forces"] + 1.0}
     config = LossSection.model_validate({name: {"kind": "l1"} for name in ("energy", "forces")})
     sums, counts = loss_sums(prediction, graph, config, ["energy", "forces"])
-    assert float(sums["energy"]) == pytest.approx(2 * 1 + 3 * 10) and counts[0] == 5
-    assert float(sums["forces"]) == pytest.approx(3 * (2 * sizes[0] + 3 * sizes[1])) == pytest.approx(float(counts[1]))
+    assert float(sums["energy"]) == pytest.approx(2 * 1 + 3 * 10) and counts[0] == 2
+    assert float(sums["forces"]) == pytest.approx(3 * (2 * sizes[0] + 3 * sizes[1])) and counts[1] == 3 * sum(sizes)
 
 
 def test_a_shell_s_error_is_the_root_mean_square_of_its_components():
@@ -188,7 +211,7 @@ def test_the_gradient_reaches_a_network_in_single_precision():
     found = difference(prediction, graph)
     matrix = metric_matrix(BASIS, frames[0].atomic_numbers, frames[0].positions, "coulomb")
     own = found.values.detach()[: len(matrix)].numpy()
-    expected = 2 * matrix @ own / float(found.electrons[0])
+    expected = 1000 * 2 * matrix @ own / float(found.electrons[0])
     assert single.grad.dtype == torch.float32
     np.testing.assert_allclose(single.grad[: len(matrix)].numpy(), expected, rtol=1e-4, atol=1e-6 * np.abs(expected).max())
 
@@ -267,9 +290,9 @@ def test_errors_against_numpy():
 
 def test_weights_go_by_the_start_of_an_extra():
     frames = density_frames(4, 0)
-    assert frame_weights(frames, {"origin": {"mmff": 3.0}}).tolist() == [3, 1, 3, 1]
+    assert frame_weights(frames, {"origin": {"mmff": 3.0}}).tolist() == [1.5, 0.5, 1.5, 0.5]  # mean 1
     rules = {"origin": {"lang": 2.0, "langevin 300": 0.5}, "molecule": {"H2O": 10.0}}
-    assert frame_weights(frames, rules).tolist() == [10, 0.5, 1, 0.5]  # the longest start; several extras multiply
+    assert (3 * frame_weights(frames, rules)).tolist() == [10, 0.5, 1, 0.5]  # the longest start; several extras multiply
     with pytest.raises(ConfigError, match=r"data\.weights\.source: no training frame has the extra 'source'"):
         frame_weights(frames, {"source": {"a": 2.0}})
     with pytest.raises(ConfigError, match=r"data\.weights\.origin: no frame's origin begins with 'uff'.*langevin 300 K"):

@@ -19,13 +19,15 @@ from typer.testing import CliRunner
 from mlip.checkpoint import load_model, read_header
 from mlip.cli import app
 from mlip.configfile import apply_overrides, load_config, parse_config
-from mlip.data.density import DensityBasis
+from mlip.data.density import DensityBasis, real_harmonics
 from mlip.data.hdf5 import HDF5Frames
 from mlip.errors import ConfigError, DataError
 from mlip.training import conductor as conductor_module
-from mlip.training.prepare import new_model, prepare, training_graphs
+from mlip.training import graphs as graphs_module
+from mlip.training.loader import bytes_of, load_batches
+from mlip.training.prepare import new_model, prepare, training_graphs, validation_graphs
 from mlip.training.report import describe_data, evaluate_frames
-from mlip.training.run import train
+from mlip.training.run import Validator, train
 from mlip.training.runfolder import dump_config
 from mlip.training.state import read_checkpoint
 
@@ -205,6 +207,14 @@ def test_data_that_cannot_be_learned_from_say_why(tmp_path, change, message):
         prepare(load_config(write_config(tmp_path, values)))
 
 
+def test_worker_processes_and_a_loss_in_a_metric_exclude_each_other(tmp_path):
+    values = density_values(tmp_path)
+    values["data"]["num_workers"] = 2
+    with pytest.raises(ConfigError, match=r"data\.num_workers is 2, and must be 0 .*metric \(loss\.density\.kind: coulomb\)"):
+        prepare(parse_config(values))
+    prepare(parse_config(apply_overrides(values, ["loss={density: {kind: l2}}"])))
+
+
 def test_a_joint_run_needs_both_labels(tmp_path):
     values = density_values(tmp_path, joint=True)
     write_toys(tmp_path / "train.h5", density_frames(4, 0, energy=False))
@@ -223,6 +233,60 @@ def test_broken_coefficients_are_refused(tmp_path):
         write_toys(tmp_path / "train.h5", frames)
         with pytest.raises(DataError, match=f"density_coefficients of frame 2 '2': .*{message}"):
             prepare(load_config(write_config(tmp_path, values)))
+
+
+def not_axial(frame):
+    """CO with a quadrupole across its axis, as a singlet with one of two equal orbitals filled has; the electrons are the same."""
+    axis = np.linalg.svd(frame.positions - frame.positions.mean(axis=0))[2][0]
+    across = np.cross(axis, [0.0, 0.6, 0.8])
+    c = frame.density_coefficients.copy()
+    start = BASIS.offsets(frame.atomic_numbers)[list(frame.atomic_numbers).index(6)] + 5  # carbon's d shell: s p s d
+    c[start : start + 5] += 3.0 * real_harmonics(2, (across / np.linalg.norm(across))[None])[0]
+    frame.density_coefficients = c
+
+
+def test_frames_that_no_model_can_give_are_left_out_and_named(tmp_path, caplog):
+    values, train, valid = density_values(tmp_path), density_frames(11, 0), density_frames(4, 1)
+    kept = prepare(load_config(write_config(tmp_path, values)))
+    assert len(kept.train) == 11 and not caplog.records  # CO is linear, and its density axial
+    for frame in (train[6], valid[2]):
+        not_axial(frame)
+    write_toys(tmp_path / "train.h5", train)
+    write_toys(tmp_path / "valid.h5", valid)
+    data = prepare(load_config(write_config(tmp_path, values)))
+    assert [frame.id for frame in data.train] == [str(index) for index in range(11) if index != 6]
+    assert data.labelled == 10 and len(data.valid) == 4
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "data.train: 1 frame CO (6): left out" in first and "data.valid: 1 frame CO (2): their errors cannot vanish" in second
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0])
+def test_validation_batches_are_kept_within_the_byte_budget(tmp_path, monkeypatch, share):
+    values = density_values(tmp_path)
+    values["data"]["valid_batch_size"] = 1
+    config = load_config(write_config(tmp_path, values))
+    data = prepare(config)
+    model = new_model(config, data)
+    sizes = [bytes_of(graph) for graph in load_batches(validation_graphs(config, data, model.cutoff), [[0], [1], [2], [3]])]
+    budget = share * sum(sizes)
+    config.data.cache_mb = (budget + 0.5) / 2**20 if share else 0.0
+    validator, made = Validator(config, data, model.cutoff), []
+    plain = graphs_module.metric_factor
+    monkeypatch.setattr(graphs_module, "metric_factor", lambda *a: (made.append(1), plain(*a))[1])
+    first = validator(model).errors.report()
+    made.clear()
+    assert validator(model).errors.report() == first and validator.metric_seconds > 0
+    fits = int(np.searchsorted(np.cumsum(sizes), budget + 0.5, side="right"))
+    assert len(made) == 2 * (4 - fits) and (fits == 4 if share == 1.0 else fits < 4)
+    assert not validator.graphs._cache
+
+
+def test_densities_of_periodic_frames_are_refused(tmp_path):
+    values, frames = density_values(tmp_path), density_frames(5, 0)
+    frames[3].cell, frames[3].pbc = 9 * np.eye(3), np.array([True, True, False])
+    write_toys(tmp_path / "train.h5", frames)
+    with pytest.raises(DataError, match=r"data\.train: frame 3 '3' is periodic and has density_coefficients"):
+        prepare(load_config(write_config(tmp_path, values)))
 
 
 @pytest.mark.parametrize(
