@@ -74,7 +74,8 @@ class Run:
 
     Attributes:
         guess: its name.
-        converged, energy (Hartree), cycles: of the SCF.
+        converged: whether the SCF of every repeat did.
+        energy (Hartree), cycles: of the SCF.
         builds: full-cost Fock matrices, that of a guess from a density counted as one.
         seconds: wall time of the kernel in each repeat.
         start: what the SCF did start from.
@@ -97,6 +98,11 @@ class Run:
     error: str | None = None
 
     @property
+    def failed(self) -> bool:
+        """Whether any repeat ended in an error or without convergence."""
+        return self.error is not None or not self.converged
+
+    @property
     def wall(self) -> float:
         """Median wall time, seconds."""
         return statistics.median(self.seconds) if self.seconds else float("nan")
@@ -112,9 +118,9 @@ class Case:
     runs: dict[str, Run] = field(default_factory=dict)
 
     def ratios(self, run: Run) -> dict[str, float] | None:
-        """``ric``, ``eric``, ``wall_ratio`` and ``energy_difference`` (Hartree); None where one of the two did not converge."""
+        """``ric``, ``eric``, ``wall_ratio`` and ``energy_difference`` (Hartree); None where one of the two has no result."""
         reference = self.runs.get(REFERENCE)
-        if reference is None or not (run.converged and reference.converged):
+        if reference is None or run.failed or reference.failed:
             return None
         return {
             "ric": run.cycles / reference.cycles,
@@ -122,6 +128,11 @@ class Case:
             "wall_ratio": reference.wall / run.wall,
             "energy_difference": run.energy - reference.energy,
         }
+
+    def elsewhere(self, run: Run) -> bool:
+        """Whether ``run`` has reached another SCF solution than the reference: its cycles do not compare."""
+        ratios = self.ratios(run)
+        return ratios is not None and abs(ratios["energy_difference"]) > SAME_ENERGY
 
 
 def parse_guesses(text: str, hartree_fock: bool = False) -> list[str]:
@@ -192,7 +203,7 @@ def _say(console: Console, line: str) -> None:
 
 
 def _verdict(cases: Iterable[Case]) -> int:
-    bad = [f"{case.name} from {run.guess}" for case in cases for run in case.runs.values() if run.error or not run.converged]
+    bad = [f"{case.name} from {run.guess}" for case in cases for run in case.runs.values() if run.failed]
     if bad:
         print(f"scf-accel: error: not converged: {', '.join(bad)}; raise --max-cycle or see the table", file=sys.stderr)
     return 1 if bad else 0
@@ -283,7 +294,12 @@ def _converge(mf: Any, run: Run, predictor: Any) -> Any:
     except Exception as error:  # a guess that fails for this molecule is a result
         run.error = " ".join(f"{'' if isinstance(error, UserError) else type(error).__name__ + ': '}{error}".split())
         return None
-    run.converged, run.energy, run.cycles, run.builds = bool(mf.converged), float(mf.e_tot), int(mf.cycles), recorder.builds
+    first, converged, energy = len(run.seconds) == 1, bool(mf.converged), float(mf.e_tot)
+    if not first and converged and run.converged and abs(energy - run.energy) > SAME_ENERGY:
+        run.error = f"its repeats reach different SCF solutions, {run.energy:.8f} and {energy:.8f} Eh"
+        return None
+    run.converged = converged and (first or run.converged)
+    run.energy, run.cycles, run.builds = energy, int(mf.cycles), recorder.builds
     run.start = run.guess
     if density:
         report = mf.warm_start_report

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from scf_accel.benchmark import REFERENCE, SAME_ENERGY, Case, Run, as_json
+from scf_accel.benchmark import REFERENCE, Case, Run, as_json
 
 if TYPE_CHECKING:
     from scf_accel.runinput import Theory
@@ -27,9 +27,7 @@ def note(case: Case, run: Run) -> str:
         return run.error
     notes = [] if run.converged else ["not converged"]
     notes += [f"started from {run.start}: {run.fallback}"] if run.fallback else []
-    ratios = case.ratios(run)
-    if ratios is not None and abs(ratios["energy_difference"]) > SAME_ENERGY:
-        notes.append("another SCF solution")
+    notes += ["another SCF solution, not in the medians"] if case.elsewhere(run) else []
     return "; ".join(notes)
 
 
@@ -69,17 +67,25 @@ def notes(cases: list[Case]) -> list[str]:
 
 
 def values(cases: list[Case], guess: str, measure: str) -> list[float]:
-    """A measure of one guess for every molecule where it and the reference converged."""
-    found = [case.ratios(case.runs[guess]) for case in cases if guess in case.runs]
+    """A measure of one guess for every molecule where it and the reference converged, to the same solution."""
+    runs = [(case, case.runs[guess]) for case in cases if guess in case.runs]
+    found = [case.ratios(run) for case, run in runs if not case.elsewhere(run)]
     return [ratios[measure] for ratios in found if ratios is not None]
 
 
 def summary(cases: list[Case], guesses: list[str]) -> dict[str, dict[str, Any]]:
-    """For each guess: ``molecules`` compared, median, mean and largest of each measure, how often a prediction was ``used``."""
+    """Of each guess the median, mean and largest of each measure over the ``molecules`` compared, and counts of all runs.
+
+    The counts: ``converged``, ``failed`` (in any repeat), ``other_solution`` (another energy than the reference: not
+    compared, like the failed ones) and ``used`` (a prediction was).
+    """
     out: dict[str, dict[str, Any]] = {}
     for guess in guesses:
         runs = [case.runs[guess] for case in cases if guess in case.runs]
-        entry: dict[str, Any] = {"molecules": len(values(cases, guess, "ric")), "converged": sum(run.converged for run in runs)}
+        entry: dict[str, Any] = {"molecules": len(values(cases, guess, "ric"))}
+        entry["failed"] = sum(run.failed for run in runs)
+        entry["converged"] = len(runs) - entry["failed"]
+        entry["other_solution"] = sum(case.elsewhere(case.runs[guess]) for case in cases if guess in case.runs)
         entry["used"] = sum(run.start == "predicted" for run in runs)
         for measure in MEASURES:
             found = values(cases, guess, measure)
@@ -93,12 +99,12 @@ def summary_table(cases: list[Case], guesses: list[str]) -> Table:
     """Medians of each guess."""
     table = Table(title="medians")
     table.add_column("guess", no_wrap=True)
-    for heading in ("molecules", "converged", "RIC", "ERIC", "wall ratio"):
+    for heading in ("molecules", "converged", "other\nsolution", "RIC", "ERIC", "wall ratio"):
         table.add_column(heading, justify="right", no_wrap=True)
     for guess, entry in summary(cases, guesses).items():
         formats = {"ric": "{:.0%}", "eric": "{:.0%}", "wall_ratio": "{:.2f}"}
         cells = [text.format(entry[key]["median"]) if key in entry else "-" for key, text in formats.items()]
-        table.add_row(guess, str(entry["molecules"]), str(entry["converged"]), *cells)
+        table.add_row(guess, *(str(entry[key]) for key in ("molecules", "converged", "other_solution")), *cells)
     return table
 
 

@@ -13,6 +13,8 @@ single-threaded matrix products that stay in the processor's cache. All quantiti
 from __future__ import annotations
 
 import threading
+from collections import deque
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,8 +110,7 @@ class GridOrbitals:
             for dm, out in zip(dms, rho, strict=True):
                 out[:, block.start : block.stop] = density_of(block, dm, tau)
 
-        for _ in each(work, range(0, self.points, BLOCK), self.threads):
-            pass
+        deque(each(work, range(0, self.points, BLOCK), self.threads), maxlen=0)
         return rho
 
     def matrix(self, potential: np.ndarray) -> np.ndarray:
@@ -121,9 +122,10 @@ class GridOrbitals:
             return block.index, [matrix_of(block, v[:, block.start : block.stop] * weights) for v in potential]
 
         out = np.zeros((len(potential), self.mol.nao, self.mol.nao))
-        for index, parts in each(work, range(0, self.points, BLOCK), self.threads):
-            for total, part in zip(out, parts, strict=True):
-                total[np.ix_(index, index)] += part
+        with closing(each(work, range(0, self.points, BLOCK), self.threads)) as results:
+            for index, parts in results:
+                for total, part in zip(out, parts, strict=True):
+                    total[np.ix_(index, index)] += part
         return out + out.transpose(0, 2, 1)
 
 

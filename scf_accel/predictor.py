@@ -201,7 +201,7 @@ def trained_charges(model: Any) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=4)
 def _kept(path: str, modified: float, device: str, dtype: str | None) -> DensityPredictor:
-    return DensityPredictor(path if modified else None, device, dtype)
+    return DensityPredictor(path, device, dtype)  # ``modified``: a file that was written anew is loaded anew
 
 
 def as_predictor(model: Any = None, device: str = "cpu", dtype: str | None = None) -> Predictor:
@@ -239,7 +239,7 @@ class ExactPredictor:
 
     def __init__(self, method: Callable[[gto.Mole], Any], auxbasis: str = DEFAULT_AUXBASIS) -> None:
         self.method, self.auxbasis = method, auxbasis
-        self._known: dict[bytes, np.ndarray] = {}
+        self._known: dict[tuple[Any, ...], np.ndarray] = {}
 
     def refusal(self, mol: gto.Mole) -> str | None:
         """Nothing is refused."""
@@ -249,8 +249,8 @@ class ExactPredictor:
         return make_auxmol(mol, self.auxbasis)
 
     def coefficients(self, mol: gto.Mole) -> np.ndarray:
-        """``[naux]``; kept for the geometries that were asked for."""
-        key = mol.atom_coords().tobytes()
+        """``[naux]``; kept for the molecules that were asked for."""
+        key = _identity(mol)
         if key not in self._known:
             mf = self.method(mol)
             mf.kernel()
@@ -259,4 +259,9 @@ class ExactPredictor:
 
     def remember(self, mol: gto.Mole, dm: np.ndarray) -> None:
         """Take ``dm`` as the converged density matrix of ``mol``."""
-        self._known[mol.atom_coords().tobytes()] = fit_density(mol, self.auxmol(mol), dm)
+        self._known[_identity(mol)] = fit_density(mol, self.auxmol(mol), dm)
+
+
+def _identity(mol: gto.Mole) -> tuple[Any, ...]:
+    """What the density of a molecule depends on, its orbital basis aside; core potentials show in the electrons."""
+    return mol.atom_coords().tobytes(), atomic_numbers(mol).tobytes(), mol.charge, mol.spin, mol.nelectron

@@ -10,7 +10,7 @@ import functools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -63,8 +63,12 @@ def serial(active: bool = True) -> Iterator[None]:
         yield
 
 
-def each(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
-    """``work(item)`` of every item, in order, spread over ``threads`` threads; few results wait at any time."""
+def each(work: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Generator[Any, None, None]:
+    """``work(item)`` of every item, in order, spread over ``threads`` threads; few results wait at any time.
+
+    BLAS stays limited until the generator ends: a caller that may stop before does so within ``contextlib.closing``. (A limit
+    around each item would have to be set by the threads of the pool, from which OpenBLAS does not take it.)
+    """
     with serial_blas:
         if threads == 1:
             yield from map(work, items)

@@ -10,6 +10,8 @@ quantities are in atomic units.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from pyscf import dft, gto, lib
 from pyscf.dft import gen_grid
@@ -53,8 +55,7 @@ def fitted_density(auxmol: gto.Mole, coefficients: np.ndarray, coords: np.ndarra
         values = part.eval_gto(name, points)
         rho[:, start : start + BLOCK] = values @ coefficients[np.repeat(reached, sizes)]
 
-    for _ in each(work, range(0, len(coords), BLOCK), lib.num_threads()):
-        pass
+    deque(each(work, range(0, len(coords), BLOCK), lib.num_threads()), maxlen=0)
     return rho
 
 

@@ -10,10 +10,12 @@ smearing, fixed occupations and N_alpha, N_beta are as in its SCF.
   (default PBE). Non-local correlation, the +U term and solvents are left out; a dispersion correction does not act on orbitals.
 - Open shells: the density is the total one. Orbitals of the spin-free potential give a spin density, with which the
   potentials of alpha and beta are made and diagonalised once more.
-- Unrestricted objects with as many alpha as beta electrons: the highest occupied and the lowest empty orbital are mixed,
-  with opposite signs for alpha and beta, where the user asks for it (``mf.init_guess_breaksym = "mix"``), and under PySCF's
-  default (``1``) where their gap is below 0.05 Hartree: there the restricted solution often is not the lowest one.
-  Elsewhere both spins start alike, which saves the cycles that a needless symmetry breaking costs (2 to 5).
+- Unrestricted objects with as many alpha as beta electrons: both spins start alike. Where the user asks for it
+  (``mf.init_guess_breaksym = "mix"``) the highest occupied and the lowest empty orbital are mixed, with opposite signs for
+  alpha and beta. Under PySCF's default (``1``) beta loses its bonds, as in PySCF's own guesses, where that can decide which
+  state the SCF finds: where the gap of the two orbitals is below 0.05 Hartree. From there stretched F2 returns to the
+  restricted solution and CH2 leaves it, as from ``minao``; mixed orbitals would end elsewhere. A wider gap spares the 2 to 5
+  cycles that a needless symmetry breaking costs. What the density matrix was before is its attribute ``unbroken``.
 
 All quantities are in atomic units.
 """
@@ -31,8 +33,8 @@ from scf_accel.guess.gridpotential import GRID, GuessPotential
 from scf_accel.guess.surrogate import DEFAULT, functional_of
 
 NEAR = 1e-4  # Bohr: atoms of the two molecules may differ by this
+SMALL_GAP = 0.05  # Hartree, of the guess: below it states of broken and of full spin symmetry are close
 MIXING = np.pi / 4  # angle of alpha's highest orbital with the unmixed one where spin symmetry is broken
-SMALL_GAP = 0.05  # Hartree, of the guess: below it a restricted singlet is often a saddle point
 
 
 def refusal(mf: Any) -> str | None:
@@ -92,9 +94,7 @@ def density_matrix(
     dm = guess.solve(np.stack([guess.fock] * 2) if unrestricted else guess.fock)
     if (unrestricted or restricted_open) and mf.nelec[0] != mf.nelec[1]:
         return guess.repolarised(dm)
-    if unrestricted and mf.init_guess_breaksym and not mf.mol.symmetry:  # eig would project a mixing of irreps out again
-        return guess.broken(dm, np.inf if mf.init_guess_breaksym == "mix" else SMALL_GAP)
-    return dm
+    return guess.broken(dm) if unrestricted and mf.init_guess_breaksym else dm
 
 
 class _Guess:
@@ -132,20 +132,30 @@ class _Guess:
             return self.solve(potentials)
         return self.solve(scf.rohf.get_roothaan_fock(potentials, dm, self.overlap))
 
-    def broken(self, dm: Any, widest: float) -> np.ndarray:
-        """The frontier orbitals mixed as ``cos(a) homo +- sin(a) lumo`` where their gap is below ``widest`` (Hartree)."""
+    def broken(self, dm: Any) -> np.ndarray:
+        """``dm`` with the spin symmetry broken the way that the object asks for."""
+        mix = self.mf.init_guess_breaksym == "mix"
+        if mix and self.mf.mol.symmetry:  # eig would project a mixing of irreps out again
+            return dm
         orbitals, occupations, energies = np.array(dm.mo_coeff), dm.mo_occ, dm.mo_energy[0]
         full, empty = np.flatnonzero(occupations[0] == 1), np.flatnonzero(occupations[0] == 0)
         if len(full) + len(empty) < len(energies) or not len(full) or not len(empty):
             return dm  # fractional occupations, or nothing to mix with
         homo, lumo = full[np.argmax(energies[full])], empty[np.argmin(energies[empty])]
-        if energies[lumo] - energies[homo] > widest:
-            return dm
+        if not mix:
+            return dm if energies[lumo] - energies[homo] > SMALL_GAP else without_bonds(self.mf.mol, dm)
         for sign, coefficients in zip((1, -1), orbitals, strict=True):
             first, second = coefficients[:, homo].copy(), coefficients[:, lumo].copy()
             coefficients[:, homo] = np.cos(MIXING) * first + sign * np.sin(MIXING) * second
             coefficients[:, lumo] = np.cos(MIXING) * second - sign * np.sin(MIXING) * first
-        return self.tagged(dm.mo_energy, orbitals, occupations)
+        return lib.tag_array(self.tagged(dm.mo_energy, orbitals, occupations), unbroken=np.asarray(dm))
+
+
+def without_bonds(mol: gto.Mole, dm: np.ndarray) -> np.ndarray:
+    """``dm[2, nao, nao]`` of which beta keeps only the blocks of the atoms, as PySCF breaks the spin symmetry; no orbitals."""
+    atoms = np.repeat(np.arange(mol.natm), np.diff(mol.aoslice_by_atom()[:, 2:])[:, 0])
+    plain = np.asarray(dm)
+    return lib.tag_array(np.stack([plain[0], plain[1] * (atoms[:, None] == atoms)]), unbroken=plain)
 
 
 def quiet_copy(mf: Any) -> Any:

@@ -53,7 +53,7 @@ def check_coefficients(auxmol: gto.Mole, coefficients: Any, electrons: int) -> t
 
 def residuals(mol: gto.Mole, auxmol: gto.Mole, coefficients: np.ndarray, dm: Any, other: Any) -> tuple[float, float]:
     """``W`` (Hartree) of ``coefficients``, whose output is ``dm``, and of the density matrix ``other``."""
-    out, reference = projections(mol, auxmol, [unmixed(dm, mol), other])
+    out, reference = projections(mol, auxmol, [unbroken(dm), other])
     metric = auxmol.intor("int2c2e", hermi=1)
     solved = solve_metric(metric, np.stack([out, reference - out], axis=1))
     change = coefficients - solved[:, 0]
@@ -70,20 +70,10 @@ def projections(mol: gto.Mole, auxmol: gto.Mole, dms: Sequence[Any]) -> np.ndarr
     return out
 
 
-def unmixed(dm: Any, mol: gto.Mole) -> np.ndarray:
-    """``dm`` before its frontier orbitals were mixed to break spin symmetry, by an angle for alpha and its negative for beta.
-
-    The sum of an alpha orbital and its partner is then along the unmixed orbital.
-    """
-    orbitals: Any = getattr(dm, "mo_coeff", None)
-    occupations: Any = getattr(dm, "mo_occ", None)
-    if np.ndim(dm) != 3 or np.ndim(orbitals) != 3 or not np.array_equal(occupations[0], occupations[1]):
-        return np.asarray(dm)
-    mean = np.asarray(orbitals[0]) + np.asarray(orbitals[1])
-    norms = np.einsum("pi,pq,qi->i", mean, mol.intor_symmetric("int1e_ovlp"), mean, optimize=True)
-    if norms.min() < 1.0:  # other orbitals than these
-        return np.asarray(dm)
-    return (mean * (2.0 * np.asarray(occupations[0]) / norms)) @ mean.T
+def unbroken(dm: Any) -> np.ndarray:
+    """``[nao, nao]`` of both spins, before the guess (:mod:`scf_accel.guess.start`) broke their symmetry."""
+    plain = getattr(dm, "unbroken", None)
+    return total_density_matrix(dm if plain is None else plain)
 
 
 def check_density_matrix(dm: Any) -> None:

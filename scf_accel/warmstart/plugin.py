@@ -13,6 +13,7 @@ from pyscf.lib import logger
 
 from scf_accel.auxbasis import atomic_numbers
 from scf_accel.predictor import PredictionError, as_predictor
+from scf_accel.takeover import take_over
 from scf_accel.warmstart.check import WORTH, check_coefficients, check_density_matrix, residuals
 from scf_accel.warmstart.report import Refused, Report, Settings, in_line
 
@@ -38,17 +39,19 @@ class _WarmStart(_Base):
     _keys: ClassVar[set[str]] = {"warm_start_settings", "warm_start_report"}
 
     def __init__(self, mf: Any, settings: Settings) -> None:
-        self.__dict__.update(mf.__dict__)
-        self.scf_summary: dict[str, Any] = {}
-        for name in ("grids", "nlcgrids", "with_df"):  # reset() and build() of one object must not reach the other
-            if isinstance(self.__dict__.get(name), lib.StreamObject):
-                self.__dict__[name] = self.__dict__[name].copy()
+        take_over(self, mf)
         self.warm_start_settings = settings
         self.warm_start_report = Report()
         self._warm_start_warned: frozenset[str] = frozenset()
         self._warm_start_pending: Report | None = None
         self._warm_start_coefficients: np.ndarray | None = None
         self._warm_start_fock: np.ndarray | None = None
+
+    def copy(self) -> Any:
+        """PySCF's shallow copy; the report is its own."""
+        new = super().copy()
+        new.warm_start_report = replace(self.warm_start_report)
+        return new
 
     def undo_warm_start(self) -> Any:
         """The object without predicted guesses."""

@@ -28,7 +28,7 @@ from scf_accel.fitting import fit_density
 from scf_accel.guess import guess_fock
 from scf_accel.guess import refusal as guess_refusal
 from scf_accel.guess.start import quiet_copy
-from scf_accel.warmstart.check import check_coefficients, check_density_matrix, unmixed
+from scf_accel.warmstart.check import check_coefficients, check_density_matrix, unbroken
 from scf_accel.warmstart.report import Refused, Report, in_line
 
 SAME_SPINS = 1e-4  # elements of (D_alpha - D_beta) S
@@ -102,6 +102,12 @@ class _WarmScanner(_Base):
     _warm_start_pending: Report | None
     _warm_start_last: Last | None
     _warm_start_fock: np.ndarray | None
+    _warm_start_prepared: gto.Mole | None
+
+    def reset(self, mol: Any = None) -> Any:
+        """As PySCF's; but what a start was just prepared with (the integrals of a density fitting) its SCF uses too."""
+        prepared, self._warm_start_prepared = self._warm_start_prepared, None
+        return self if prepared is not None and mol is prepared else super().reset(mol)
 
     def __call__(self, mol_or_geom: Any, **kwargs: Any) -> float:
         mol = mol_or_geom
@@ -113,10 +119,11 @@ class _WarmScanner(_Base):
             start = self._next_start()
             if start is not None:
                 kwargs["dm0"] = start
+            self._warm_start_prepared = mol
         try:
             energy = super().__call__(mol, **kwargs)
         finally:
-            self._warm_start_pending = None
+            self._warm_start_pending = self._warm_start_prepared = None
         self._remember()
         return energy
 
@@ -178,7 +185,7 @@ class _WarmScanner(_Base):
             logger.info(self, text, report.error, report.stock_error)
             return carried
         report.used, report.start = True, kind
-        return np.stack([0.5 * unmixed(dm, self.mol)] * 2) if spins and fock is None else dm
+        return np.stack([0.5 * unbroken(dm)] * 2) if spins and fock is None else dm
 
     def _model_fock(self, auxmol: Any, coefficients: np.ndarray, report: Report) -> np.ndarray:
         """``[nao, nao]`` Fock matrix of a predicted density; kept for the next geometry."""
@@ -222,7 +229,7 @@ class _WarmScanner(_Base):
 
 def make_scanner(scanner: Any) -> Any:
     """PySCF's ``scanner`` of an object with a warm start, with the starts of this module."""
-    scanner._warm_start_coefficients = scanner._warm_start_fock = None
+    scanner._warm_start_coefficients = scanner._warm_start_fock = scanner._warm_start_prepared = None
     out = lib.set_class(scanner, (_WarmScanner, scanner.__class__), scanner.__class__.__name__)
     out._remember()
     return out

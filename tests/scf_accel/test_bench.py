@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
-from pyscf import dft, gto
+from pyscf import dft, gto, scf
 from rich.console import Console
 from typer.testing import CliRunner
 
 import scf_accel.predictor
 import scf_accel.warmstart  # before its name as_predictor is replaced in a test
 from mlip.errors import DataError, UserError
-from scf_accel.benchmark import BenchRequest, Case, Run, bench_command, parse_guesses
+from scf_accel.benchmark import BenchRequest, Case, Run, bench_command, measure, parse_guesses
+from scf_accel.benchreport import note, summary, values
 from scf_accel.cli import app
 from scf_accel.predictor import ExactPredictor
 
@@ -121,6 +123,45 @@ def test_ratios_need_two_converged_runs():
     assert case.ratios(run) == {"ric": 0.6, "eric": 0.75, "wall_ratio": 3.0, "energy_difference": 0.0}
     reference.converged = False
     assert case.ratios(run) is None
+
+
+def test_runs_without_a_comparable_result_are_counted_and_not_averaged():
+    def case(**fields):
+        reference, run = (Run(name, True, -1.0, 10, 12, [1.0]) for name in ("minao", "ours"))
+        return Case("x", None, lambda: None, {"minao": reference, "ours": replace(run, **fields)})
+
+    good, other = case(cycles=6), case(cycles=1, energy=-1.1)
+    failed, open_end = case(cycles=1, error="ZeroDivisionError"), case(cycles=1, converged=False)
+    cases = [good, other, failed, open_end]
+    assert values(cases, "ours", "ric") == [0.6]
+    found = summary(cases, ["ours"])["ours"]
+    counts = {name: found[name] for name in ("molecules", "other_solution", "failed", "converged")}
+    assert counts == {"molecules": 1, "other_solution": 1, "failed": 2, "converged": 2}
+    assert found["ric"]["median"] == found["ric"]["max"] == 0.6
+    assert "another SCF solution" in note(other, other.runs["ours"]) and not note(good, good.runs["ours"])
+
+
+@pytest.mark.parametrize("later", ["error", "open end", "other energy"])
+def test_a_later_repeat_that_fails_spoils_the_run(later):
+    mol = gto.M(atom="H 0 0 0; H 0 0 0.74", basis="6-31g", verbose=0)
+    made = []
+
+    def make():
+        mf = scf.RHF(mol)
+        made.append(mf)
+        if len(made) == 3 and later == "error":  # order: minao, atom, atom, minao
+            mf.get_init_guess = lambda *_, **__: 1 / 0
+        if len(made) == 3 and later == "open end":
+            mf.max_cycle = 1
+        if len(made) == 3 and later == "other energy":
+            mf.energy_nuc = lambda *_: 0.0
+        return mf
+
+    case = Case("x", None, make)
+    measure(case, ["minao", "atom"], None, 3, lambda line: None)
+    assert not case.runs["minao"].failed and case.runs["atom"].failed
+    assert values([case], "atom", "ric") == [] and values([case], "minao", "ric") == [1.0]
+    assert summary([case], ["atom"])["atom"]["failed"] == 1
 
 
 def test_guess_names():

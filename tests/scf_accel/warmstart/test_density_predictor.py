@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from predictors import molecule
-from pyscf import gto
+from pyscf import gto, scf
 
 from mlip.checkpoint import save_model
 from mlip.errors import CheckpointError
@@ -113,6 +115,23 @@ def test_checkpoints(tmp_path):
     assert as_predictor(folder).name == "run"
     with pytest.raises(CheckpointError, match="no model"):
         as_predictor(tmp_path / "absent.safetensors")
+
+
+def test_a_file_of_the_year_1970_is_a_file(tmp_path):
+    path = save_model(make_model(), tmp_path / "old-density.safetensors")
+    os.utime(path, (0, 0))
+    assert as_predictor(path).name == "old-density" and as_predictor(path).basis == BASIS
+
+
+def test_the_oracle_knows_molecules_apart_at_the_same_place():
+    predictor = ExactPredictor(lambda mol: scf.UHF(mol))
+    cases = [("O 0 0 0; H 0 0 1", -1, 0), ("F 0 0 0; H 0 0 1", 0, 0), ("F 0 0 0; H 0 0 1", 1, 1), ("F 0 0 0; H 0 0 1", 0, 2)]
+    mols = [molecule(atoms, "sto-3g", charge=charge, spin=spin) for atoms, charge, spin in cases]
+    found = [(mol, predictor.coefficients(mol)) for mol in mols]
+    for mol, coefficients in found:
+        assert electron_count(predictor.auxmol(mol), coefficients) == pytest.approx(mol.nelectron, abs=0.1)
+        assert predictor.coefficients(mol.copy()) is coefficients
+    assert len({coefficients.tobytes() for _, coefficients in found}) == len(cases)
 
 
 def test_anything_with_the_three_methods_is_a_predictor():

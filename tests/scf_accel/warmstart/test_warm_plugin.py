@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pickle
 import subprocess
@@ -10,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 from predictors import Oracle, coarse, logged, molecule, tight
-from pyscf import dft, scf
+from pyscf import df, dft, scf, solvent
 from pyscf.lib import logger
 
 import scf_accel
@@ -70,7 +71,7 @@ def test_undo(method):
         assert type(back) is type(plain)
         assert not [name for name in vars(back) if "warm_start" in name]
     fitted = mf.density_fit().undo_warm_start()
-    assert isinstance(fitted.with_df, object) and not isinstance(fitted, _WarmStart)
+    assert isinstance(fitted.with_df, df.DF) and not isinstance(fitted, _WarmStart)
     assert abs(fitted.kernel() - tight(plain.density_fit()).e_tot) < 1e-8
 
 
@@ -92,9 +93,25 @@ def test_the_original_stays_as_it_is():
     assert ours.with_df is not mf.with_df and ours.grids is not mf.grids
     copy = ours.copy()
     copy.warm_start_report.start = "x"
+    assert ours.warm_start_report.start == "predicted"
+    copy.mo_coeff = None
+    copy.run(init_guess="1e", max_cycle=1)
+    assert ours.warm_start_report.used and ours.init_guess == "minao"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        copy.warm_start_settings.check = False
     again = scf_accel.warm_start(ours, check=False)
     assert type(again) is type(ours) and again.warm_start_settings.predictor is ours.warm_start_settings.predictor
     assert not again.warm_start_settings.check and ours.warm_start_settings.check
+
+
+def test_the_solvent_of_the_original_does_not_move():
+    mf, moved = solvent.PCM(scf.RHF(molecule(basis="sto-3g"))), molecule("stretched", "sto-3g")
+    mf.with_solvent.lebedev_order = 7
+    here, there = tight(mf).e_tot, tight(mf.copy().set(with_solvent=mf.with_solvent.copy()).reset(moved)).e_tot
+    ours = scf_accel.warm_start(mf, Oracle(scf.RHF)).reset(moved)
+    assert mf.with_solvent.mol is mf.mol and ours.with_solvent.mol is moved
+    assert abs(ours.kernel() - there) < 1e-8 and ours.warm_start_report.used
+    assert abs(mf.kernel() - here) < 1e-8
 
 
 def test_conversions_keep_it():

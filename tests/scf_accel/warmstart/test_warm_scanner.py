@@ -7,7 +7,7 @@ import importlib
 import numpy as np
 import pytest
 from predictors import Bad, Oracle, Polar, coarse, molecule, tight
-from pyscf import dft, gto, scf
+from pyscf import df, dft, gto, scf
 
 import scf_accel
 from scf_accel.warmstart.scanner import Last, projected
@@ -80,6 +80,23 @@ def test_fewer_cycles_than_from_the_last_density():
             scanner(molecule(atoms))
             cycles[mode] += scanner.cycles
     assert cycles["fock"] < cycles["last"]
+
+
+@pytest.mark.parametrize("mode", [None, *MODES])
+def test_integrals_of_density_fitting_are_made_once_a_geometry(mode, monkeypatch):
+    built, build = [], df.DF.build
+    monkeypatch.setattr(df.DF, "build", lambda self: built.append(self.mol) or build(self))
+    mf = scf.RHF(mol_at(NEAR[0])).density_fit()
+    scanner = (mf if mode is None else scf_accel.warm_start(mf, Oracle(scf.RHF), scanner=mode)).as_scanner()
+    for atoms in NEAR:
+        mol = mol_at(atoms)
+        scanner(mol)
+        assert built == [mol]
+        built.clear()
+    if mode is not None:
+        assert scanner.warm_start_report.start in (mode, "last")
+    scanner.reset(mol)
+    assert scanner.with_df._cderi is None, "a reset of the user's own is one"
 
 
 def test_the_error_of_a_model_that_is_the_same_everywhere_cancels():
