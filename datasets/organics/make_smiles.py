@@ -1,10 +1,14 @@
-"""Make ``molecules.smi``, the molecules of this set: our own small ones, then a seeded pick from public lists.
+"""Make the lists of molecules of this set: our own small ones, then seeded picks from public lists.
 
     python datasets/organics/make_smiles.py FOLDER_WITH_SMI_FILES > datasets/organics/molecules.smi
+    python datasets/organics/make_smiles.py FOLDER_WITH_SMI_FILES --wide > datasets/organics/molecules-wide.smi
 
 The pick takes distinct neutral closed-shell molecules of H C N O F S P Cl from QM9, QM7 and ESOL lists, with a quota
 for each number of atoms (most have 5 to 13, a few up to 20). Half of them are changed by one seeded substitution
 (H -> F, H -> Cl, O -> S, N -> P, H -> CH3 where room is left), which brings in the elements those lists lack.
+
+The wide list is for variety: one more pick of the same kind, and fragments of approved drugs (cut as BRICS does, Degen
+et al., ChemMedChem 3, 1503 (2008), open ends closed with H), without what is in the first list or in a list of benchmarks/.
 """
 
 from __future__ import annotations
@@ -14,11 +18,15 @@ import sys
 from pathlib import Path
 
 from rdkit import Chem, rdBase
+from rdkit.Chem import BRICS
 
 SEED = 20
 ALLOWED = {1, 6, 7, 8, 9, 15, 16, 17}
 SIZES = {5: 6, 6: 14, 7: 24, 8: 34, 9: 40, 10: 44, 11: 44, 12: 40, 13: 34, 14: 20, 15: 16, 16: 12, 17: 8, 18: 6}
 QUOTA = {**SIZES, 19: 4, 20: 4}
+WIDE_SIZES = {8: 40, 9: 60, 10: 80, 11: 100, 12: 120, 13: 130, 14: 140, 15: 140, 16: 140, 17: 130, 18: 120, 19: 100, 20: 100}
+DRUGS = ("sider_drugs.smi", "clintox_drugs.smi", "sweetfda_approved.smi")
+HERE = Path(__file__).resolve().parent
 ATOMS = ["[H]", "[C]", "[N]", "[O]", "[F]", "[P]", "[S]", "[Cl]"]
 OWN = """
 [H][H] N#N F ClF FF ClCl Cl O S N P C [C-]#[O+] O=O OO OF OCl FS SS NN PP NP NO PO SCl PF PCl N#P S=C=S O=C=O O=C=S
@@ -75,20 +83,77 @@ def substitute(molecule: Chem.Mol, rng: random.Random) -> Chem.Mol | None:
     return Chem.MolFromSmiles(Chem.MolToSmiles(Chem.RemoveHs(changed)))
 
 
+def fragments(folder: Path) -> list[str]:
+    """Distinct SMILES of drug fragments, sorted."""
+    found = set()
+    for name in DRUGS:
+        for line in (folder / name).read_text().splitlines():
+            molecule = Chem.MolFromSmiles(line.split()[0]) if line.strip() and line[0] != "#" else None
+            if molecule is None:
+                continue
+            for piece in Chem.GetMolFrags(BRICS.BreakBRICSBonds(molecule), asMols=True):
+                editable = Chem.RWMol(piece)
+                for atom in editable.GetAtoms():
+                    if atom.GetAtomicNum() == 0:  # an open end
+                        atom.SetAtomicNum(1)
+                        atom.SetIsotope(0)
+                closed = editable.GetMol()
+                if Chem.SanitizeMol(closed, catchErrors=True) == Chem.SanitizeFlags.SANITIZE_NONE:
+                    Chem.RemoveStereochemistry(closed)
+                    found.add(Chem.MolToSmiles(Chem.RemoveHs(closed)))
+    return sorted(found)
+
+
+def known_elsewhere() -> set[str]:
+    """Canonical SMILES, without stereochemistry, of the first list and of all lists in benchmarks/."""
+    known = set()
+    for path in [HERE / "molecules.smi", *sorted((HERE.parents[1] / "benchmarks").glob("*.smi"))]:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            molecule = Chem.MolFromSmiles(line.split()[0]) if line.strip() and line[0] != "#" else None
+            if molecule is not None:
+                Chem.RemoveStereochemistry(molecule)
+                known.add(Chem.MolToSmiles(molecule))
+    return known
+
+
+def pick_wide(folder: Path) -> list[str]:
+    """Fragments and changed small molecules, half of each as far as they go, to fill ``WIDE_SIZES``."""
+    rng, known = random.Random(SEED + 1), known_elsewhere()
+    pieces = fragments(folder)
+    rng.shuffle(pieces)
+    half = {size: count // 2 for size, count in WIDE_SIZES.items()}
+    first = fill(pieces, half, known, rng, 0.0)
+    rest = dict(WIDE_SIZES)
+    for smiles in first:
+        rest[Chem.AddHs(Chem.MolFromSmiles(smiles)).GetNumAtoms()] -= 1
+    picked = first + fill(public(folder, rng), rest, known | set(first), rng, 0.5)
+    rng.shuffle(picked)
+    return picked
+
+
 def pick(folder: Path) -> list[str]:
     """Canonical SMILES picked from the public lists to fill ``QUOTA``."""
     rng = random.Random(SEED)
+    return fill(public(folder, rng), QUOTA, {Chem.CanonSmiles(s) for s in OWN.split()}, rng, 0.5)
+
+
+def public(folder: Path, rng: random.Random) -> list[str]:
+    """SMILES of the QM9, QM7 and ESOL lists, shuffled."""
     lines: list[str] = []
     for name in ("qm9_30k.smi", "qm7.smi", "esol_delaney.smi"):
         own = [line.split()[0] for line in (folder / name).read_text().splitlines() if line.strip() and line[0] != "#"]
         lines += rng.sample(own, min(len(own), 6000))
     rng.shuffle(lines)
-    room = dict(QUOTA)
+    return lines
+
+
+def fill(lines: list[str], quota: dict[int, int], taken: set[str], rng: random.Random, change: float) -> list[str]:
+    """Distinct usable molecules of ``lines`` up to ``quota`` of each size, a share ``change`` of them substituted once."""
+    room = dict(quota)
     found: dict[str, None] = {}
-    taken = {Chem.CanonSmiles(s) for s in OWN.split()}
     for line in lines:
         molecule = Chem.MolFromSmiles(line)
-        if molecule is not None and rng.random() < 0.5:
+        if molecule is not None and rng.random() < change:
             molecule = substitute(Chem.AddHs(molecule), rng)
         if molecule is None or not neutral_closed_shell(molecule):
             continue
@@ -101,6 +166,10 @@ def pick(folder: Path) -> list[str]:
 
 def main() -> None:
     with rdBase.BlockLogs():
+        if sys.argv[2:] == ["--wide"]:
+            print(f"# made by make_smiles.py --wide, seed {SEED + 1}: drug fragments, and a pick from QM9, QM7 and ESOL SMILES")
+            print("\n".join(pick_wide(Path(sys.argv[1]))))
+            return
         picked = pick(Path(sys.argv[1]))
         print(f"# made by make_smiles.py, seed {SEED}: atoms, our own list, a pick from QM9, QM7 and ESOL SMILES")
         seen: dict[str, None] = {}
