@@ -122,7 +122,7 @@ def run_curve(arguments: argparse.Namespace) -> None:
         set_torch_threads(arguments.threads)
         if not run_jobs(curve_jobs(cases, items, store), store, arguments, partial(warm_up, (REFERENCE, "oracle"), None)):
             return
-    write_curve(store, arguments.output)
+    write_curve(store, arguments.output, items)
 
 
 # ------------------------------------------------------------------------------------------------------------- table
@@ -162,9 +162,18 @@ def curve_line(item: CurvePoint) -> list[str]:
     return [item.name, frames, *shares, percent(whole.ric[1]), *counts]
 
 
-def write_curve(store: Store, output: Path) -> None:
-    """Write ``scf_guess_curve.md`` and the plot; print the table."""
-    members = comparisons(store.rows)
+def of_models(members: Sequence[Comparison], items: Sequence[Point]) -> list[Comparison]:
+    """Comparisons of ``minao``, the oracle and the models ``items``, with the weights that they have now; of all without items.
+
+    A model that was measured earlier for few molecules would else leave only those to compare.
+    """
+    wanted = {REFERENCE, "oracle", *(label_of(str(item.path)) for item in items)}
+    return [comparison for comparison in members if not items or comparison.guess in wanted]
+
+
+def write_curve(store: Store, output: Path, models: Sequence[Point] = ()) -> None:
+    """Write ``scf_guess_curve.md`` and the plot of ``models``, or of all that were measured; print the table."""
+    members = of_models(comparisons(store.rows), models)
     items = curve_points(members)
     if not items:
         print(f"{store.path}: no molecule that every guess has run, so no table")

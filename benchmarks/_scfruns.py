@@ -121,9 +121,9 @@ class Budget:
 
 
 def commit() -> str:
-    """Short hash of the commit, with ``+`` where package or benchmarks differ from it or have files that git does not know."""
+    """Short hash of the commit, with ``+`` where packages or benchmarks differ from it or have files that git does not know."""
     folder = Path(__file__).resolve().parents[1]
-    status = ["git", "status", "--porcelain", "--", "scf_accel", "benchmarks", ":(exclude)benchmarks/results"]
+    status = ["git", "status", "--porcelain", "--", "scf_accel", "mlip", "benchmarks", ":(exclude)benchmarks/results"]
     try:
         name = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
         changed = subprocess.run(status, cwd=folder, capture_output=True, text=True, check=True)

@@ -370,3 +370,31 @@ def test_the_curve_is_over_molecules_that_every_model_has(tmp_path: Path, capsys
     _guesscurve.write_curve(store, tmp_path)
     assert "| a (ours a@1) | 50 | 80.0 % | 90.0 % | 85.0 % |" in capsys.readouterr().out
     assert (tmp_path / "scf_guess_curve.png").stat().st_size > 5000
+
+
+def test_the_curve_is_of_the_models_that_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An older model that ran for one molecule only does not take the others from the table."""
+    file = saved_model(tmp_path / "new", 70)
+    items, store = _guesscurve.points([str(file)]), _scfruns.Store(tmp_path / "scf_guess_curve.jsonl")
+    label, reference = scf_guess.label_of(str(file)), {"minao": (10, 12, 1.0, -1.0)}
+    assert label is not None
+    for guess, names in (("ours old@0", "a"), ("oracle", "ab"), (label, "ab")):
+        about = {} if guess == "oracle" else {"model": guess.split()[1], "frames": 70 if guess == label else 7}
+        for name in names:
+            store.append(hand_row(name, 10, {**reference, guess: (6, 9, 1.0, -1.0)}, **about))
+    _guesscurve.write_curve(store, tmp_path, items)
+    text = capsys.readouterr().out
+    assert "over the 2 molecules" in text and "old" not in text
+    _guesscurve.write_curve(store, tmp_path)
+    assert "over the 1 molecules" in capsys.readouterr().out
+
+
+def test_the_commit_of_a_row_covers_both_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(words: list[str], **_: Any) -> Any:
+        asked.append(words)
+        return _scfruns.subprocess.CompletedProcess(words, 0, stdout="abc\n")
+
+    monkeypatch.setattr(_scfruns.subprocess, "run", run)
+    assert _scfruns.commit() == "abc+" and {"mlip", "scf_accel", "benchmarks"} <= set(asked[1])
