@@ -89,13 +89,13 @@ class _Multilevel(_Base):
         self.multilevel_report = report = Report()
         report.fallback = unsupported(self)
         if report.fallback is None:
-            return self._scf(*args, **kwargs)
+            return self._accelerated(*args, **kwargs)
         report.finished_by = "newton" if isinstance(self, newton_ah._CIAH_SOSCF) else "diis"
         logger.warn(self, "multilevel SCF does not cover %s: stock PySCF runs", report.fallback)
         driver = super().kernel if report.finished_by == "newton" else super().scf  # (PySCF's kernel calls self.scf)
         return driver(*args, **kwargs)
 
-    def _scf(self, dm0: Any = None, **kwargs: Any) -> float:
+    def _accelerated(self, dm0: Any = None, **kwargs: Any) -> float:
         report, start = self.multilevel_report, self._start(dm0)
         reason = "complex density matrices" if np.iscomplexobj(start) else None
         if reason:
