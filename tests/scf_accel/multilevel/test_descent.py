@@ -85,7 +85,7 @@ def stretched_fluorine():
     return mf
 
 
-@pytest.mark.parametrize("max_outer", [10, 3])
+@pytest.mark.parametrize("max_outer", [10, pytest.param(3, marks=pytest.mark.slow)])
 def test_small_gap_where_stock_diis_fails(capfd, max_outer):
     """F2 far from equilibrium: highest occupied and lowest empty orbital meet; the energy is that of PySCF's Newton solver."""
     mf = stretched_fluorine()

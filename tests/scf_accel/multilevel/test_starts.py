@@ -18,7 +18,7 @@ def pbe(mol, method=dft.RKS):
 
 @pytest.mark.parametrize("guess", ["huckel", "mod_huckel", "atom", "minao", "1e"])
 @pytest.mark.parametrize("atom", ["H 0 0 0; H 0 0 0.74", "Ne 0 0 0"])
-@pytest.mark.parametrize("method", [dft.RKS, dft.UKS])
+@pytest.mark.parametrize("method", [dft.RKS, pytest.param(dft.UKS, marks=pytest.mark.slow)])
 def test_guesses_with_fewer_orbitals_than_the_basis(atom, guess, method):
     mf = pbe(gto.M(atom=atom, basis="def2-svp", verbose=0), method)
     mf.init_guess = guess
