@@ -24,7 +24,6 @@ DIFFERENCE = 1e-3  # norm of the finite-difference displacement
 NOISE = 1e-10  # Hartree: smaller changes of the energy may be rounding
 SMALLEST_CURVATURE = 0.1  # Hartree, of the preconditioner
 MAX_PRODUCTS = 25  # Hessian products a step
-FACTORS = {True: 2.0, False: 1.0}  # of the gradient, PySCF's convention: 2 F_ai for closed shells, F_ai for one spin
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,13 @@ class Rotations:
         return np.stack(out).reshape(coefficients.shape)
 
     def curvature(self, mo_energy: np.ndarray, restricted: bool) -> np.ndarray:
-        """The Hessian without the response of the potential: orbital-energy differences, bounded below."""
+        """The Hessian without the response of the potential: orbital-energy differences, bounded below.
+
+        In PySCF's convention the gradient is 2 F_ai for closed shells and F_ai for one spin.
+        """
         energies = np.atleast_2d(mo_energy)
         differences = [(e[:, None] - e)[mask] for e, mask in zip(energies, self.masks, strict=True)]
-        return FACTORS[restricted] * np.maximum(np.concatenate(differences), SMALLEST_CURVATURE)
+        return (2.0 if restricted else 1.0) * np.maximum(np.concatenate(differences), SMALLEST_CURVATURE)
 
 
 def descend(

@@ -17,7 +17,7 @@ class Doubt:
     """Occupations in doubt: a stationary point at which ``mf.get_occ`` chooses other orbitals.
 
     The first such point is refused, and the run goes on from the object's own choice, as PySCF's would. If that leads to no
-    lower energy, the refused point is the answer, as it is of second-order solvers: one warning says so.
+    lower point whose occupations hold, such a point is the answer, as it is of second-order solvers: one warning says so.
 
     Attributes:
         refused: the point, None while there is none.
@@ -44,8 +44,7 @@ class Doubt:
             self.choice = self.solver.problem.state(point.mo_energy, point.mo_coeff, chosen)
             return False
         if self._back or point.e_tot < self.refused.e_tot + self.solver.conv_tol:
-            text = "the occupied orbitals are not the lowest ones: the object's own choice led to no lower energy"
-            self.solver.log.warn("multilevel SCF: %s", text)
+            self.solver.log.warn("multilevel SCF: the occupied orbitals are not the lowest ones of their Fock matrix")
             self.solver.report.non_aufbau = True
             return True
         self.go_back()

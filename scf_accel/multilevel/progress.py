@@ -47,10 +47,9 @@ class Progress:
         self._lowest, self._smallest, self._last = min(self._lowest, point.e_tot), min(self._smallest, size), size
 
     def _better(self, point: Point, other: Point) -> bool:
-        if point.norm_gorb < NEAR and other.norm_gorb < NEAR:
-            return (point.e_tot, point.norm_gorb) < (other.e_tot - self.conv_tol, np.inf) or (
-                abs(point.e_tot - other.e_tot) <= self.conv_tol and point.norm_gorb < other.norm_gorb
-            )
+        near = point.norm_gorb < NEAR and other.norm_gorb < NEAR
+        if near and abs(point.e_tot - other.e_tot) > self.conv_tol:
+            return point.e_tot < other.e_tot
         return point.norm_gorb < other.norm_gorb
 
     def restart(self) -> None:

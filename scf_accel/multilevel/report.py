@@ -15,7 +15,7 @@ class Settings:
         auxbasis: fitting basis of the coarse Coulomb and exchange matrices, where ``mf`` has no integrals to share; None:
             def2-universal-jfit, beyond neon def2-universal-jkfit.
         first_tol: orbital gradient (Hartree) at which the first coarse solution is good enough.
-        skip_first: a given density matrix whose coarse orbital gradient is below this is used as it is.
+        skip_first: a start that brings its orbitals is used as it is if its coarse orbital gradient is below this.
         max_inner: coarse iterations per outer step.
         max_outer: outer steps before stock PySCF takes over.
         always: use the scheme also where it is not expected to be faster.

@@ -199,7 +199,7 @@ class Solver:
             if self.doubt.choice is not None:
                 progress.restart()
             elif progress.hopeless(point) and cycle + 1 < mf.max_cycle:
-                self._give_up(progress)
+                self._give_up(progress, progress.best or point)
             anchors = Anchors() if self.doubt.fresh or progress.leaves_saddle else anchors
             anchors.add(here)
             last, self.state = self.doubt.turn(point, self.state, anchors)
@@ -222,14 +222,11 @@ class Solver:
             raise HandOver("the coarse model gives no finite potential", None)
         return solution, anchors
 
-    def _give_up(self, progress: Progress) -> None:
-        """Go back to a refused point if none lies below it, else hand over."""
+    def _give_up(self, progress: Progress, best: Point) -> None:
+        """Go back to a refused point if none lies below it, else hand over from ``best``."""
         if self.doubt.refused is not None and progress.reached(self.doubt.refused.e_tot) and self.doubt.go_back():
             progress.restart()
             return
-        best = progress.best
-        if best is None:
-            raise HandOver("the full Fock matrix is not finite", None)
         reason = f"orbital gradient {best.norm_gorb:.2g} after {len(self.report.steps)} full Fock matrices"
         soft = best.norm_gorb < NEAR and np.isnan(best.energy_left) and not fractional(best.mo_occ)
         soft = soft and not self.mol.symmetry  # Newton's solver keeps the occupations of irreps

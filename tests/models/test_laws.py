@@ -3,26 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from ase.build import bulk, molecule
 from ase.cluster import Octahedron
+from densities import acetaldehyde, crystal
 
 from mlip.models import build
 from mlip.testing import LAWS, LawError, check_all
-
-
-def acetaldehyde():
-    atoms = molecule("CH3CHO")
-    atoms.rattle(0.1, seed=3)
-    return atoms
-
-
-def crystal():
-    """A skewed, rattled two-element cell that is smaller than the cutoff."""
-    atoms = bulk("GaAs", "zincblende", a=4.8)
-    atoms.set_cell(np.asarray(atoms.cell) + 0.2 * np.random.default_rng(0).normal(size=(3, 3)), scale_atoms=True)
-    atoms.rattle(0.1, seed=1)
-    return atoms
-
 
 STRUCTURES = {"molecule": acetaldehyde, "crystal": crystal}
 

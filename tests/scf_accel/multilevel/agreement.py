@@ -6,25 +6,13 @@ from typing import Any
 
 import numpy as np
 from pyscf import gto
+from small_molecules import molecule
 
 import scf_accel
 
 ENERGY = 1e-8  # Hartree
 ORBITAL_ENERGY = 3e-5  # Hartree; linear in the orbital gradient, whose threshold is 3e-5
 DENSITY = 1e-4  # elements of the density matrix in the symmetrically orthogonalised basis
-
-GEOMETRIES = {
-    "water": "O 0 0 0.12; H 0 0.76 -0.47; H 0.02 -0.75 -0.48",
-    "hydroxyl": "O 0 0 0; H 0 0.1 0.97",
-    "formaldehyde": "C 0 0 0; O 0 0.03 1.21; H 0 0.94 -0.58; H 0.05 -0.94 -0.58",
-    "methylene": "C 0 0 0; H 0 0.99 0.42; H 0.05 -0.99 0.42",
-    "hydrogen": "H 0 0 0; H 0 0.1 0.74",
-}
-
-
-def molecule(name: str = "water", basis: Any = "6-31g", **keywords: Any) -> gto.Mole:
-    """A molecule of GEOMETRIES, or of the given geometry; silent."""
-    return gto.M(atom=GEOMETRIES.get(name, name), basis=basis, verbose=0, **keywords)
 
 
 def radical(basis: Any = "6-31g", **keywords: Any) -> gto.Mole:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agreement import accelerate, coarse_grid, molecule, radical, same_result, tight
+from agreement import accelerate, coarse_grid, radical, same_result, tight
 from pyscf import dft, qmmm, scf, solvent
+from small_molecules import molecule
 
 SCANNED = ["water", "O 0 0 0.12; H 0 0.80 -0.47; H 0.02 -0.75 -0.48", "formaldehyde", "water"]
 

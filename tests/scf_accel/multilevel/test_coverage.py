@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agreement import agree, coarse_grid, molecule, radical
+from agreement import agree, coarse_grid, radical
 from pyscf import dft, scf
+from small_molecules import molecule
 
 FUNCTIONALS = ["lda,vwn", "pbe", "r2scan", "b3lyp", "camb3lyp", "hse06", "LC_WPBE"]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agreement import accelerate, agree, coarse_grid, molecule, radical, tight
+from agreement import accelerate, agree, coarse_grid, radical, tight
 from pyscf import ao2mo, df, dft, gto, scf, sgx
 from pyscf.dft import rkspu, ukspu
+from small_molecules import molecule
 
 import scf_accel
 

@@ -6,11 +6,12 @@ import io
 
 import numpy as np
 import pytest
-from agreement import accelerate, coarse_grid, molecule, radical, tight
+from agreement import accelerate, coarse_grid, radical, tight
 from pyscf import dft, scf
 from pyscf.lib import logger
 from pyscf.pbc import gto as pbcgto
 from pyscf.pbc import scf as pbcscf
+from small_molecules import molecule
 
 import scf_accel
 from scf_accel.multilevel.coarse import CoarseModel

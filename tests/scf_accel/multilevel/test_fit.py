@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agreement import molecule, radical, tight
+from agreement import radical, tight
 from pyscf import df, scf
+from small_molecules import molecule
 
 from scf_accel.multilevel import fittedjk
 from scf_accel.multilevel.fittedjk import FullFit, PackedFit, three_index

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agreement import molecule, radical
+from agreement import radical
 from pyscf import dft, lib
+from small_molecules import molecule
 
 from scf_accel.gridorbitals import BLOCK, VARIABLES, GridOrbitals
 from scf_accel.storednumint import StoredNumInt, evaluate

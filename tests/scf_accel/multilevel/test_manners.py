@@ -8,9 +8,10 @@ import itertools
 import h5py
 import numpy as np
 import pytest
-from agreement import accelerate, coarse_grid, molecule, radical, tight
+from agreement import accelerate, coarse_grid, radical, tight
 from pyscf import dft, lib, scf
 from pyscf.lib import logger
+from small_molecules import molecule
 
 CLOSED = [scf.RHF, dft.RKS, dft.UKS]
 KEYS = {"cycle", "e_tot", "last_hf_e", "norm_gorb", "norm_ddm", "mo_energy", "mo_coeff", "mo_occ", "dm", "fock", "vhf"}

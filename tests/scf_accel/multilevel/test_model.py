@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.linalg
-from agreement import coarse_grid, molecule, radical, tight
+from agreement import coarse_grid, radical, tight
 from pyscf import dft, lib, scf
+from small_molecules import molecule
 
 from scf_accel.multilevel import Settings
 from scf_accel.multilevel.anchors import HISTORY, Anchor, Anchors

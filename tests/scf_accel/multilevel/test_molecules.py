@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from agreement import accelerate, agree, coarse_grid, molecule
+from agreement import accelerate, agree, coarse_grid
 from pyscf import dft, gto, qmmm, scf, solvent
+from small_molecules import molecule
 
 
 @pytest.mark.parametrize("method", [dft.RKS, scf.UHF])

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from predictors import molecule
 from pyscf import gto, scf
+from small_molecules import molecule
 
 from mlip.checkpoint import save_model
 from mlip.errors import CheckpointError

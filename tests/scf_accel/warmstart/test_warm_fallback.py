@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from predictors import Bad, Oracle, coarse, logged, molecule, noise, tight, warnings_in
+from predictors import Bad, Oracle, coarse, logged, noise, tight, warnings_in
 from pyscf import dft, scf
 from pyscf.pbc import gto as pbcgto
 from pyscf.pbc import scf as pbcscf
+from small_molecules import molecule
 
 import scf_accel
 from scf_accel.fitting import auxiliary_charges

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from predictors import Oracle, agree, coarse, molecule, tight
+from predictors import Oracle, agree, coarse, tight
 from pyscf import dft, qmmm, scf, solvent
+from small_molecules import molecule
 
 import scf_accel
 

@@ -10,9 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-from predictors import Oracle, coarse, logged, molecule, tight
+from predictors import Oracle, coarse, logged, tight
 from pyscf import df, dft, scf, solvent
 from pyscf.lib import logger
+from small_molecules import molecule
 
 import scf_accel
 from mlip.errors import StructureError

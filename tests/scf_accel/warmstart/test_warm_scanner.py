@@ -6,8 +6,9 @@ import importlib
 
 import numpy as np
 import pytest
-from predictors import Bad, Oracle, Polar, coarse, molecule, tight
+from predictors import Bad, Oracle, Polar, coarse, tight
 from pyscf import df, dft, gto, scf
+from small_molecules import molecule
 
 import scf_accel
 from scf_accel.warmstart.scanner import Last, projected
