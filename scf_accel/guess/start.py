@@ -31,6 +31,7 @@ from mlip.errors import ConfigError
 from scf_accel.guess.coulomb import coulomb_matrix
 from scf_accel.guess.gridpotential import GRID, GuessPotential
 from scf_accel.guess.surrogate import DEFAULT, functional_of
+from scf_accel.memory import available_bytes
 
 NEAR = 1e-4  # Bohr: atoms of the two molecules may differ by this
 SMALL_GAP = 0.05  # Hartree, of the guess: below it states of broken and of full spin symmetry are close
@@ -109,7 +110,7 @@ class _Guess:
         self.mf = quiet_copy(mf)
         self.overlap = self.mf.get_ovlp()
         spins = isinstance(mf, (scf.uhf.UHF, scf.rohf.ROHF))  # the orbitals on the grid are needed twice
-        room = 0.5e6 * max(0.0, mf.max_memory - lib.current_memory()[0]) if spins else 0.0
+        room = 0.5 * available_bytes(mf) if spins else 0.0
         self.potential = GuessPotential(mf.mol, auxmol, coefficients, functional, grid, room)
         self.spinless = self.mf.get_hcore() + coulomb_matrix(mf, auxmol, coefficients)
         self.fock = self.spinless + self.potential.matrix()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from pyscf import df, dft, gto, lib
+from pyscf import df, dft, gto
 
 from scf_accel.gridorbitals import COMPONENTS, GridOrbitals
 from scf_accel.multilevel.fittedjk import FullFit, PackedFit, three_index
@@ -19,6 +19,7 @@ from scf_accel.multilevel.report import Settings
 from scf_accel.storednumint import evaluate
 
 AUXBASIS, HEAVY_AUXBASIS, NEON = "def2-universal-jfit", "def2-universal-jkfit", 10
+GRID, FINER_GRID = (25, 86), (30, 110)  # (radial, angular) points an atom before pruning
 THRESHOLD = 1e-5  # coarse orbital values below this are left out of a block
 POINTS_PER_ATOM = 1500  # of the coarse grid, for the memory estimate
 
@@ -53,15 +54,26 @@ def exchange_terms(mf: Any) -> list[tuple[float, float]]:
     return [term for term in terms if abs(term[0]) > 1e-10]
 
 
-def fitting_basis(mol: Any) -> dict[str, str]:
-    """Small fitting basis of the coarse model; beyond neon a larger one.
+def is_dear(mf: Any) -> bool:
+    """Whether a full Fock matrix costs so much that a better coarse model pays: no density fitting, and f functions.
 
-    There def2-universal-jfit, made for J alone, spoils exchange (DMSO, B3LYP without density fitting: orbital gradient of the
-    first coarse solution 9e-2 with it, 3e-3 with def2-universal-jkfit on sulphur).
+    There the plain model needs a third full Fock matrix, since virtual orbitals of f type feel its errors (second orbital
+    gradient of chlorobenzene, PBE/def2-TZVP: 3.6e-5 with (25, 86) points an atom, 1.9e-5 with (30, 110); of acetone: 5.5e-5
+    with def2-universal-jfit, 2.3e-5 with def2-universal-jkfit).
     """
+    return not isinstance(getattr(mf, "with_df", None), df.DF) and max(mf.mol.bas_angular(i) for i in range(mf.mol.nbas)) > 2
+
+
+def fitting_bases(mf: Any) -> list[Any]:
+    """Fitting bases of the coarse model, best first: a small one, before it a larger one where that pays.
+
+    Beyond neon def2-universal-jfit, made for J alone, spoils exchange (DMSO, B3LYP without density fitting: orbital gradient
+    of the first coarse solution 9e-2 with it, 3e-3 with def2-universal-jkfit on sulphur).
+    """
+    mol = mf.mol
     symbols = {mol.atom_pure_symbol(atom) for atom in range(mol.natm)}
     heavy = {symbol: HEAVY_AUXBASIS for symbol in symbols if gto.charge(symbol) > NEON}
-    return {"default": AUXBASIS, **heavy}
+    return [*([HEAVY_AUXBASIS] if is_dear(mf) else []), {"default": AUXBASIS, **heavy}]
 
 
 class CoarseModel:
@@ -87,17 +99,13 @@ class CoarseModel:
         nao = self.mol.nao
         with_df = getattr(self.mf, "with_df", None)
         shared = with_df._cderi if isinstance(with_df, df.DF) and isinstance(with_df._cderi, np.ndarray) else None
-        auxbasis = fitting_basis(self.mol) if settings.auxbasis is None else settings.auxbasis
-        try:
-            naux = len(shared) if shared is not None else df.addons.make_auxmol(self.mol, auxbasis).nao
-        except Exception:  # PySCF raises several kinds for an element that a fitting basis lacks
-            auxbasis = df.make_auxbasis(self.mol)
-            naux = df.addons.make_auxmol(self.mol, auxbasis).nao
         pairs, size = nao * (nao + 1) // 2, np.dtype(dtype).itemsize
-        packed, full = naux * pairs * size, naux * nao * nao * size
         omegas = [omega for _, omega in self.terms]
         others = [omega for omega in omegas if omega != 0.0]
-        need = (1 + len(others)) * packed
+        each = (1 + len(others)) * pairs * size  # bytes a fitting function
+        auxbasis, naux = (None, len(shared)) if shared is not None else self._fitting(settings, max_bytes / each)
+        packed, full = naux * pairs * size, naux * nao * nao * size
+        need = naux * each
         if need > max_bytes:
             raise CoarseModelError(
                 f"its integrals need {need / 1e6:.1f} MB and mf.max_memory leaves {max_bytes / 1e6:.1f} MB: raise it"
@@ -111,13 +119,26 @@ class CoarseModel:
             self.exchangers.append(FullFit(fit.integrals, nao, dtype) if roomy else fit)
         self.integral_bytes = self.fit.integrals.nbytes + sum(x.integrals.nbytes for x in self.exchangers if x is not self.fit)
 
+    def _fitting(self, settings: Settings, most: float) -> tuple[Any, int]:
+        """The best fitting basis of at most ``most`` functions, or else the last choice, and its size."""
+        for auxbasis in fitting_bases(self.mf) if settings.auxbasis is None else [settings.auxbasis]:
+            try:
+                naux = df.addons.make_auxmol(self.mol, auxbasis).nao
+            except Exception:  # PySCF raises several kinds for an element that a fitting basis lacks
+                auxbasis = df.make_auxbasis(self.mol)
+                naux = df.addons.make_auxmol(self.mol, auxbasis).nao
+            if naux <= most:
+                break
+        return auxbasis, naux
+
     def _make_orbitals(self, settings: Settings, max_bytes: float, dtype: type) -> GridOrbitals:
         grids = dft.Grids(self.mol)
         grids.verbose = 0
-        if isinstance(settings.grid, int):
-            grids.level = settings.grid
+        points = settings.grid if settings.grid is not None else FINER_GRID if is_dear(self.mf) else GRID
+        if isinstance(points, int):
+            grids.level = points
         else:
-            grids.atom_grid = tuple(settings.grid)
+            grids.atom_grid = tuple(points)
         grids.build(with_non0tab=True)
         size = COMPONENTS[self.kind] * np.dtype(dtype).itemsize
         budget = min(max_bytes - self.integral_bytes, POINTS_PER_ATOM * self.mol.natm * self.mol.nao * size)
@@ -198,8 +219,3 @@ def occupied(mo_coeff: np.ndarray, mo_occ: np.ndarray, sets: int) -> list[np.nda
     else:
         pairs = list(zip(coefficients, occupations, strict=True))
     return [c[:, n > 1e-12] * np.sqrt(n[n > 1e-12]) for c, n in pairs]
-
-
-def available_bytes(mf: Any) -> float:
-    """What ``mf.max_memory`` leaves, in bytes."""
-    return max(0.0, (mf.max_memory - lib.current_memory()[0]) * 1e6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class Doubt:
     """
 
     def __init__(self, solver: Solver) -> None:
-        self.solver = solver
+        self.solver = weakref.proxy(solver)  # a cycle would keep the coarse model until the next garbage collection
         self.refused: Point | None = None
         self.choice: State | None = None
         self.fresh = False

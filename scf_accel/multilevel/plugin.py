@@ -13,7 +13,8 @@ from pyscf.dft import numint
 from pyscf.lib import logger
 from pyscf.soscf import newton_ah
 
-from scf_accel.multilevel.coarse import CoarseModelError, available_bytes
+from scf_accel.memory import available_bytes, give_back
+from scf_accel.multilevel.coarse import CoarseModelError
 from scf_accel.multilevel.report import Report, Settings
 from scf_accel.multilevel.solver import HandOver, Solver
 from scf_accel.storednumint import StoredNumInt
@@ -109,17 +110,17 @@ class _Multilevel(_Base):
         started = logger.process_clock(), logger.perf_counter()
         self.dump_flags()
         self.build(self.mol)
-        try:
-            with stored_values(self):
-                solver = Solver(self, self.multilevel, report, start)
+        problem: CoarseModelError | HandOver | None = None
+        with stored_values(self):
+            solver = Solver(self, self.multilevel, report, start)
+            start = solver.dm
+            try:
                 result = solver.kernel()
-        except (CoarseModelError, HandOver) as problem:
-            report.fallback = str(problem)
-            best, orbitals = getattr(problem, "dm", None), getattr(problem, "orbitals", None)
-            report.finished_by = "diis" if orbitals is None else "newton"
-            goes_on = "stock PySCF" if orbitals is None else "PySCF's second-order solver"
-            logger.warn(self, "multilevel SCF: %s: %s goes on", problem, goes_on)
-            return self._stock(solver.dm if best is None else best, orbitals)
+            except (CoarseModelError, HandOver) as raised:
+                problem = raised.with_traceback(None)  # the frames would keep the coarse model
+            del solver
+        if problem is not None:
+            return self._hand_over(problem, start)
         self.converged, self.e_tot, self.mo_energy, self.mo_coeff, self.mo_occ = result
         logger.timer(self, "SCF", *started)
         self._finalize()
@@ -137,6 +138,15 @@ class _Multilevel(_Base):
             start = self.multilevel.start
             return start(self) if callable(start) else start
         return dm0
+
+    def _hand_over(self, problem: CoarseModelError | HandOver, start: Any) -> float:
+        """PySCF goes on, from the best point so far or from ``start``; one warning."""
+        best, orbitals = getattr(problem, "dm", None), getattr(problem, "orbitals", None)
+        self.multilevel_report.fallback = str(problem)
+        self.multilevel_report.finished_by = "diis" if orbitals is None else "newton"
+        goes_on = "stock PySCF" if orbitals is None else "PySCF's second-order solver"
+        logger.warn(self, "multilevel SCF: %s: %s goes on", problem, goes_on)
+        return self._stock(start if best is None else best, orbitals)
 
     def _stock(self, dm0: Any, orbitals: tuple[Any, Any] | None) -> float:
         """Stock PySCF from ``dm0``, or its second-order solver from ``orbitals``, with the cycles that are left."""
@@ -195,6 +205,8 @@ def stored_values(mf: Any) -> Iterator[None]:
         yield
     finally:
         mf._numint = stock
+        stored.clear()
+        give_back()
 
 
 def accelerate(mf: Any, **settings: Any) -> Any:

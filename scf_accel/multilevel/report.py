@@ -11,9 +11,10 @@ class Settings:
     """Settings of the multilevel solver; the defaults are meant to be left alone.
 
     Attributes:
-        grid: coarse integration grid: ``(radial, angular)`` points per atom before pruning, or a PySCF level.
+        grid: coarse integration grid: ``(radial, angular)`` points per atom before pruning, or a PySCF level; None: (25, 86),
+            or (30, 110) for an orbital basis with f functions without density fitting.
         auxbasis: fitting basis of the coarse Coulomb and exchange matrices, where ``mf`` has no integrals to share; None:
-            def2-universal-jfit, beyond neon def2-universal-jkfit.
+            def2-universal-jfit, but def2-universal-jkfit beyond neon and for an orbital basis with f functions.
         first_tol: orbital gradient (Hartree) at which the first coarse solution is good enough.
         skip_first: a start that brings its orbitals is used as it is if its coarse orbital gradient is below this.
         max_inner: coarse iterations per outer step.
@@ -22,7 +23,7 @@ class Settings:
         start: density matrix, or function of ``mf`` that returns one, to start from in place of ``mf.init_guess``.
     """
 
-    grid: tuple[int, int] | int = (25, 86)
+    grid: tuple[int, int] | int | None = None
     auxbasis: Any = None
     first_tol: float = 5e-4
     skip_first: float = 3e-2

@@ -18,9 +18,10 @@ from pyscf import df, scf
 from pyscf.lib import logger
 from pyscf.scf import chkfile
 
+from scf_accel.memory import available_bytes
 from scf_accel.multilevel import inner
 from scf_accel.multilevel.anchors import Anchor, Anchors
-from scf_accel.multilevel.coarse import CoarseModel, CoarseModelError, available_bytes, determinant, factors
+from scf_accel.multilevel.coarse import CoarseModel, CoarseModelError, determinant, factors
 from scf_accel.multilevel.convergence import energy_left, fractional, orbital_energies
 from scf_accel.multilevel.doubt import Doubt
 from scf_accel.multilevel.progress import NEAR, Progress
