@@ -20,7 +20,7 @@ from mlip.files import atomic_path
 from mlip.models import DensityReference, ModelConfig, Potential, parse_dtype
 
 FORMAT = "mlip-checkpoint"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 UNITS = {
     "energy": "eV",
     "length": "Angstrom",
@@ -34,8 +34,14 @@ def _add_density(header: dict[str, Any]) -> dict[str, Any]:
     return {**header, "format_version": 2, "density": None, "model": {**header["model"], "energy": True, "density": None}}
 
 
+def _add_modes(header: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 predicted every shell by itself."""
+    density = header["density"]
+    return {**header, "format_version": 3, "density": None if density is None else {**density, "modes": {}}}
+
+
 # UPGRADES[n] turns the header of format version n into that of n + 1.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_density}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_density, 2: _add_modes}
 
 
 def save_model(model: Potential, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:

@@ -48,6 +48,9 @@ def label(
     conv_tol: Annotated[float, typer.Option(help="SCF energy threshold, Hartree.")] = 1e-9,
     max_cycle: Annotated[int, typer.Option(min=1, help="SCF cycles before the second-order solver is tried.")] = 60,
     solver: Annotated[str, typer.Option(help="multilevel (scf_accel.accelerate) or diis (stock PySCF).")] = "multilevel",
+    forces: Annotated[
+        bool, typer.Option("--forces/--no-forces", help="Forces too; without them a label takes about half the time.")
+    ] = True,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; all cores by default.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="BLAS/OpenMP threads per worker.")] = 1,
     nice: Annotated[int, typer.Option(min=0, max=19, help="Lower the workers' priority by this much.")] = 0,
@@ -71,7 +74,7 @@ def label(
         LabelRequest(
             structures=structures,
             out=out,
-            settings=LabelSettings(xc, basis, auxbasis, grid_level, conv_tol, max_cycle, solver),
+            settings=LabelSettings(xc, basis, auxbasis, grid_level, conv_tol, max_cycle, solver, forces),
             perturbations=Perturbations(
                 tuple(parse_range("--gaussian", text) for text in gaussian or ()),
                 tuple(parse_range("--langevin", text) for text in langevin or ()),

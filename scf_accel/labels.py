@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HARTREE_TO_EV = 27.211386245988  # CODATA 2018; ase.units (CODATA 2014) differs by 1e-8 of it
 BOHR_TO_ANGSTROM = 0.529177210903
+FORCES_FROM = "analytic gradient with grid response and auxiliary-basis response"
 SOLVERS = ("multilevel", "diis")
 COULOMB_ONLY = {"weigend", "weigend+etb", "weigendcfit"}  # PySCF's other names of def2-universal-jfit
 
@@ -41,6 +42,7 @@ class LabelSettings:
         conv_tol: SCF energy threshold, Hartree; the orbital-gradient threshold is its square root.
         max_cycle: SCF cycles before the second-order solver is tried, and again its own limit.
         solver: ``multilevel`` or ``diis`` (stock PySCF).
+        forces: whether to compute them; a label of energy and density alone takes about half the time.
     """
 
     xc: str = "pbe"
@@ -50,10 +52,15 @@ class LabelSettings:
     conv_tol: float = 1e-9
     max_cycle: int = 60
     solver: str = "multilevel"
+    forces: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """What the labels depend on: all but the solver, which only decides how soon they are there."""
-        return {name: value for name, value in asdict(self).items() if name != "solver"}
+        """What the labels depend on: all but the solver, which only decides how soon they are there.
+
+        ``forces`` is named only where there are none, so that sets made before the option keep their theory.
+        """
+        left_out = {"solver"} | ({"forces"} if self.forces else set())
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @property
     def exact_exchange(self) -> bool:
@@ -75,7 +82,7 @@ class LabelSettings:
             **self.as_dict(),
             "method": "RKS; UKS where electrons are unpaired",
             "coulomb": f"density fitting ({self.fitting}) in auxbasis",
-            "forces_from": "analytic gradient with grid response and auxiliary-basis response",
+            "forces_from": FORCES_FROM if self.forces else "none",
             "density_auxbasis": self.auxbasis,
             "density_metric": "coulomb",
             "density_convention": "PySCF real spherical Gaussians: atoms in frame order, p = x y z, l > 1: m = -l..l",
@@ -112,10 +119,10 @@ def check_theory(settings: LabelSettings) -> None:
 
 @dataclass
 class Labels:
-    """Labels of one structure: eV, eV/Angstrom; coefficients in atomic units (electrons per Bohr^3 basis)."""
+    """Labels of one structure: eV, eV/Angstrom (None where not asked for); coefficients in atomic units (electrons, Bohr)."""
 
     energy: float
-    forces: np.ndarray
+    forces: np.ndarray | None
     density_coefficients: np.ndarray
     cycles: int
     solver: str
@@ -197,6 +204,13 @@ def run_scf(mf: Any) -> str:
     return f"{first}+newton"
 
 
+def compute_forces(mf: Any) -> np.ndarray:
+    """``[n, 3]`` forces of a converged object, eV/Angstrom: the slope of its energy, grid response included."""
+    gradient = mf.nuc_grad_method()
+    gradient.grid_response = True
+    return -np.asarray(gradient.kernel()) * (HARTREE_TO_EV / BOHR_TO_ANGSTROM)
+
+
 def compute_labels(
     numbers: np.ndarray, positions: np.ndarray, charge: int, spin: int, settings: LabelSettings, workers: int = 1
 ) -> Labels:
@@ -217,9 +231,7 @@ def compute_labels(
     mf = make_mean_field(mol, settings, workers)
     solver = run_scf(mf)
     mf._numint.clear()
-    gradient = mf.nuc_grad_method()
-    gradient.grid_response = True
-    forces = -np.asarray(gradient.kernel()) * (HARTREE_TO_EV / BOHR_TO_ANGSTROM)
+    forces = compute_forces(mf) if settings.forces else None
     coefficients = fit_density(mol, make_auxmol(mol, settings.auxbasis), mf.make_rdm1())
     labels = Labels(
         energy=float(mf.e_tot) * HARTREE_TO_EV,
@@ -229,6 +241,7 @@ def compute_labels(
         solver=solver,
         seconds=time.perf_counter() - started,
     )
-    if not (np.isfinite(labels.energy) and np.isfinite(forces).all() and np.isfinite(coefficients).all()):
+    numbers_made = [labels.energy, coefficients] if forces is None else [labels.energy, forces, coefficients]
+    if not all(np.isfinite(value).all() for value in numbers_made):
         raise LabelError("the calculation returned a value that is not finite")
     return labels

@@ -89,6 +89,7 @@ class PartStore:
         for identity in self.done():
             places.pop(identity, None)
         theory = theory if isinstance(theory, dict) else {}
+        theory, settings = {"forces": True, **theory}, {"forces": True, **settings}  # not named where there are some
         different = sorted(name for name, value in settings.items() if theory.get(name) != value)
         if places and different:
             what = ", ".join(f"{name}: {theory.get(name)!r} there, {settings[name]!r} now" for name in different)
@@ -126,6 +127,7 @@ class PartStore:
     def save(self, job: Job, labels: Labels) -> None:
         """Record a labelled job; a failure recorded for it earlier goes."""
         s = job.structure
+        forces = {} if labels.forces is None else {"forces": np.asarray(labels.forces, dtype=np.float64)}
         with atomic_path(self.folder / f"{job.id}.npz") as temporary, open(temporary, "wb") as handle:
             np.savez(
                 handle,
@@ -134,7 +136,7 @@ class PartStore:
                 charge=np.int64(s.charge),
                 spin=np.int64(s.spin),
                 energy=np.float64(labels.energy),
-                forces=np.asarray(labels.forces, dtype=np.float64),
+                **forces,
                 density_coefficients=np.asarray(labels.density_coefficients, dtype=np.float64),
                 scf_cycles=np.int64(labels.cycles),
                 cycles_counted=np.bool_(True),
@@ -177,7 +179,7 @@ class PartStore:
                     atomic_numbers=data["atomic_numbers"].astype(np.int64),
                     positions=data["positions"],
                     energy=float(data["energy"]),
-                    forces=data["forces"],
+                    forces=data["forces"] if "forces" in data else None,
                     charge=int(data["charge"]),
                     spin=int(data["spin"]),
                     density_coefficients=data["density_coefficients"],

@@ -70,10 +70,19 @@ class Shell:
 
     @property
     def self_repulsion(self) -> float:
-        """``(chi|1/r12|chi)`` in Hartree: ``pi/2 Gamma(l + 1/2) sum_kk' R_k R_k' / (a_k a_k' (a_k + a_k')^(l + 1/2))``."""
-        a = np.array(self.exponents)
-        weights, power = self.radial / a, self.l + 0.5
-        return float(np.pi / 2.0 * math.gamma(power) * weights @ (a[:, None] + a) ** -power @ weights)
+        """``(chi|1/r12|chi)`` in Hartree; see :func:`repulsion`."""
+        return repulsion(self, self)
+
+
+def repulsion(one: Shell, other: Shell) -> float:
+    """``(P|1/r12|Q)`` in Hartree of two shells of one degree on one centre, for each of the 2l + 1 components.
+
+    ``pi/2 Gamma(l + 1/2) sum_kk' R_k R'_k' / (a_k a'_k' (a_k + a'_k')^(l + 1/2))``
+    """
+    if one.l != other.l:
+        raise ValueError(f"shells of degree {one.l} and {other.l} do not repel each other on one centre")
+    a, b, power = np.array(one.exponents), np.array(other.exponents), one.l + 0.5
+    return float(np.pi / 2.0 * math.gamma(power) * (one.radial / a) @ (a[:, None] + b) ** -power @ (other.radial / b))
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,11 @@ class DensityBasis:
         _check_metric(metric)
         coulomb = metric == "coulomb"
         return np.concatenate([np.full(shell.size, shell.self_repulsion if coulomb else 1.0) for shell in self.of(z)])
+
+    def onsite_repulsion(self, z: int, l: int) -> np.ndarray:
+        """``[n, n]`` repulsion in Hartree between an element's n shells of degree ``l`` (one component of each) on one atom."""
+        shells = [shell for shell in self.of(z) if shell.l == l]
+        return np.array([[repulsion(one, other) for other in shells] for one in shells]).reshape(len(shells), len(shells))
 
     def subset(self, elements: Iterable[int]) -> DensityBasis:
         """The same basis for some of its elements."""

@@ -45,6 +45,9 @@ class DensityConfig(BaseModel):
     nonlinearity: Literal["product", "silu", "none"] = Field(
         "product", description="grid mixing after the head's convolution: product (exact), silu (to aliasing), none"
     )
+    modes: bool = Field(
+        True, description="predict amplitudes of modes (combinations of an element's shells); false: of each shell by itself"
+    )
     # 400 steps on organics, Coulomb error in microhartree per electron, training with the Coulomb loss and with L2 per shell:
     # overlap 170 and 420, coulomb 170 and 712, none 220 and 855 (365 where projected afterwards).
     projection: Literal["coulomb", "overlap", "none"] = Field(

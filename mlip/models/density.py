@@ -30,6 +30,7 @@ with both heads do the density alone. A model without an energy head does only t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,6 @@ class ElementTables(nn.Module):
     """
 
     baseline: Tensor
-    scale: Tensor
     charge: Tensor
     weight: Tensor
     column: Tensor
@@ -71,9 +71,8 @@ class ElementTables(nn.Module):
         basis = reference.basis
         self.shells_of_degree = [max(basis.degrees(z).count(l) for z in elements) for l in range(l_max + 1)]
         width = max(basis.num_functions(z) for z in elements)
-        names = ("baseline", "scale", "charge", "weight", "column")
+        names = ("baseline", "charge", "weight", "column")
         tables = {name: np.zeros((len(elements), width)) for name in names}
-        tables["scale"] += 1.0
         tables["weight"] += 1.0
         for row, z in enumerate(elements):
             for name, values in self._columns(z, reference, projection).items():
@@ -89,7 +88,7 @@ class ElementTables(nn.Module):
     def _columns(self, z: int, reference: DensityReference, projection: str) -> dict[str, np.ndarray]:
         """One element's row of every table, ``[num_functions]`` each."""
         basis = reference.basis
-        baseline, scale = reference.of(z)
+        baseline, _ = reference.of(z)
         degrees = np.array(basis.degrees(z))
         shell = np.repeat(np.arange(len(degrees)), 2 * degrees + 1)
         starts = np.cumsum([0] + [(2 * l + 1) * count for l, count in enumerate(self.shells_of_degree)])
@@ -102,7 +101,6 @@ class ElementTables(nn.Module):
             seen[l] += 1
         return {
             "baseline": baseline[shell],
-            "scale": scale[shell],
             "charge": basis.charges(z),
             "weight": basis.metric_diagonal(z, "coulomb" if projection == "coulomb" else "overlap"),
             "column": np.concatenate(places),
@@ -128,37 +126,50 @@ class ElementTables(nn.Module):
 
 
 class ShellReadout(ConstantsModule):
-    """y[n, (l, m), s] = C^(-1/2) sum_c (T_l^t x)[n, (l, m), c] W_l[Z_n, c, s]: features onto an element's shells s of degree l.
+    """y[n, (l, m), s] = sum_k V_l[Z_n, s, k] C^(-1/2) sum_c (T_l^t x)[n, (l, m), c] W_l[Z_n, c, k]
 
-    T_l turns data order into e3nn's (:func:`mlip.data.density.to_irreps`). Elements with fewer shells have columns to spare.
-    The weights begin small (:data:`READOUT_START`), so that a new model predicts about the baseline.
+    Features onto the modes k of an element's shells s of degree l. T_l turns data order into e3nn's
+    (:func:`mlip.data.density.to_irreps`), V are the modes (:mod:`mlip.models.densitystats`). Elements with fewer shells have
+    columns to spare. The weights begin small (:data:`READOUT_START`), so that a new model predicts about the baseline.
     Result: ``[N, sum_l (2l+1) S_l + 1]``, l after l, in each the components and for each the shells; a column of zeros last.
+
+    Args:
+        channels: of the features.
+        modes: of each element a matrix for each degree; degrees above ``l_max`` are left out.
+        l_max: of the features.
     """
 
     to_data: Tensor
 
-    def __init__(self, num_elements: int, channels: int, shells_of_degree: Sequence[int]) -> None:
+    def __init__(self, channels: int, modes: Sequence[Sequence[np.ndarray]], l_max: int) -> None:
         super().__init__()
-        self.shells_of_degree = list(shells_of_degree)
         self.factor = channels**-0.5
-        first = (READOUT_START * torch.randn(num_elements, channels, count) for count in shells_of_degree)
-        self.weight = nn.ParameterList(first)
-        blocks = [torch.from_numpy(np.array(to_irreps(l)).T) for l in range(len(shells_of_degree))]
+        sizes = [max((len(of[l]) for of in modes if l < len(of)), default=0) for l in range(l_max + 1)]
+        self.shells_of_degree = sizes
+        self.weight = nn.ParameterList(READOUT_START * torch.randn(len(modes), channels, size) for size in sizes)
+        for l, size in enumerate(sizes):
+            transposed = torch.zeros(len(modes), size, size, dtype=torch.float64)
+            for row, of in enumerate(modes):
+                if l < len(of):
+                    transposed[row, : len(of[l]), : len(of[l])] = torch.from_numpy(of[l].T.copy())
+            self.register_constant(f"modes_{l}", transposed)
+        blocks = [torch.from_numpy(np.array(to_irreps(l)).T) for l in range(l_max + 1)]
         self.register_constant("to_data", torch.block_diag(*blocks))
 
     def forward(self, x: Tensor, species: Tensor) -> Tensor:
         """``x`` ``[N, (l_max+1)^2, C]``, e3nn's order; ``species`` ``[N]``."""
         x = self.to_data @ (self.factor * x)
-        parts = [
-            torch.bmm(x[:, block(l)], weight.index_select(0, species)).flatten(1)
-            for l, (weight, count) in enumerate(zip(self.weight, self.shells_of_degree, strict=True))
-            if count
-        ]
+        parts = []
+        for l, (weight, count) in enumerate(zip(self.weight, self.shells_of_degree, strict=True)):
+            if count:
+                amplitudes = torch.bmm(x[:, block(l)], weight.index_select(0, species))
+                modes = getattr(self, f"modes_{l}").index_select(0, species)
+                parts.append(torch.bmm(amplitudes, modes).flatten(1))
         return torch.cat([*parts, x.new_zeros(len(x), 1)], dim=1)
 
 
 class DensityHead(nn.Module):
-    """c = baseline(Z) + scale(Z, shell) * Readout_Z(Interaction(h)), then the electron-count projection.
+    """c = baseline(Z) + Readout_Z(Interaction(h)), then the electron-count projection.
 
     The interaction is one more layer of the backbone's kind with edge harmonics and output up to the basis' highest degree
     (backbones stop at 2 or 3 because it costs), at fewer channels. All degrees have natural parity, as the basis functions have.
@@ -199,7 +210,8 @@ class DensityHead(nn.Module):
         )
         layer = config.model_copy(update={"l_max": self.l_max, "channels": channels, "grid": grid})
         self.interaction = InteractionLayer(layer, len(elements), self.l_in, num_basis, avg_num_neighbors)
-        self.readout = ShellReadout(len(elements), channels, self.tables.shells_of_degree)
+        source = self.reference if density.modes else replace(self.reference, modes={})
+        self.readout = ShellReadout(channels, [source.modes_of(z) for z in elements], self.l_max)
 
     @property
     def basis(self) -> DensityBasis:
@@ -230,7 +242,7 @@ class DensityHead(nn.Module):
         atom, entry = self.tables.rows(species)
         columns = atom * values.shape[1] + self.tables.at("column", entry)
         raw = values.reshape(-1).index_select(0, columns).double()
-        coefficients = self.tables.at("baseline", entry) + self.tables.at("scale", entry) * raw
+        coefficients = self.tables.at("baseline", entry) + raw
         graph = batch.index_select(0, atom)
         charges = self.tables.at("charge", entry)
         count = coefficients.new_zeros(num_graphs).index_add(0, graph, charges * coefficients)

@@ -1,4 +1,10 @@
-"""What the density head is measured against: basis, baseline, scale per shell; from the training set."""
+"""What the density head is measured against: basis, baseline, scales and modes of each element; from the training set.
+
+Shells of one degree on one atom overlap strongly, so their coefficients rise and fall together, and a small error in one that
+the others do not follow costs much energy. The head therefore predicts amplitudes of *modes*, combinations of an element's
+shells of one degree that are orthogonal in the Coulomb metric of the atom and uncorrelated over the training set (its principal
+components in that metric), each scaled by its spread.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +20,10 @@ from mlip.errors import ConfigError, DataError
 
 SCALE_FLOOR = 1e-4
 """Least scale of a shell: below it the spread is the noise of the fit, and dividing by it would amplify that."""
+MODE_FLOOR = 1e-4
+"""Least spread of a mode, in the root of a Hartree: 1e-8 Hartree of self-repulsion."""
+SMALLEST_REPULSION = 1e-8
+"""Least self-repulsion (Hartree) of a combination of shells: below it, two of them are the same."""
 COUNT_TOLERANCE = 0.01
 """A fit in a sensible basis holds the electrons to 0.1 %; coefficients read in another basis' order are off by far more."""
 
@@ -26,9 +36,12 @@ class DensityFrame(Protocol):
     density_coefficients: np.ndarray | None
 
 
+Matrices = tuple[tuple[tuple[float, ...], ...], ...]
+
+
 @dataclass(frozen=True)
 class DensityReference:
-    """Everything about the training set's densities that a model has to know: prediction = baseline + scale * network.
+    """Everything about the training set's densities that a model has to know: prediction = baseline + modes @ network.
 
     Attributes:
         basis: the auxiliary basis of the coefficients.
@@ -37,6 +50,8 @@ class DensityReference:
         metric: in which the labels were fitted (``coulomb`` or ``overlap``), for the record.
         charges: total charges in the training set.
         electrons: atomic number -> electrons of the neutral atom in the labels: Z, less with an effective core potential.
+        modes: atomic number -> for each degree a matrix ``[n_shells of l][n_modes]`` (nested tuples): what one spread of a mode
+            adds to the coefficients. Empty: every shell is a mode of its own, with its scale.
 
     An empty ``baseline`` is 0 and an empty ``scales`` is 1 for every shell, an element missing in ``electrons`` has Z.
     """
@@ -47,6 +62,7 @@ class DensityReference:
     metric: str = "coulomb"
     charges: tuple[int, ...] = (0,)
     electrons: Mapping[int, float] = field(default_factory=dict)
+    modes: Mapping[int, Matrices] = field(default_factory=dict)
 
     def of(self, z: int) -> tuple[np.ndarray, np.ndarray]:
         """Baseline and scale of one element, ``[n_shells]`` each.
@@ -70,6 +86,24 @@ class DensityReference:
             raise ConfigError(f"{chemical_symbols[z]}: a baseline must be 0 for l > 0, and every scale above 0")
         return baseline, scale
 
+    def modes_of(self, z: int) -> list[np.ndarray]:
+        """``[n, n]`` of each degree from 0 up, n shells of that degree in their order.
+
+        Raises:
+            ConfigError: the element is not in the tables, or they do not fit the basis.
+        """
+        _, scale = self.of(z)
+        degrees = np.array(self.basis.degrees(z))
+        plain = [np.diag(scale[degrees == l]) for l in range(int(degrees.max()) + 1)]
+        if not self.modes:
+            return plain
+        if z not in self.modes:
+            raise ConfigError(f"no modes for {chemical_symbols[z]}: no frame with density labels holds it; add some")
+        found = [np.array(matrix, dtype=np.float64).reshape(len(matrix), len(matrix)) for matrix in self.modes[z]]
+        if [m.shape for m in found] != [m.shape for m in plain] or not all(np.isfinite(m).all() for m in found):
+            raise ConfigError(f"modes of {chemical_symbols[z]}: a finite square matrix needed for the shells of each degree")
+        return found
+
     def electrons_of(self, z: int) -> float:
         """Electrons that a neutral atom contributes to the density."""
         return float(self.electrons.get(z, z))
@@ -78,8 +112,8 @@ class DensityReference:
         """The same for some of the elements."""
         kept = sorted({int(z) for z in elements})
         baseline, scales = ({z: table[z] for z in kept if z in table} for table in (self.baseline, self.scales))
-        electrons = {z: self.electrons[z] for z in kept if z in self.electrons}
-        return replace(self, basis=self.basis.subset(kept), baseline=baseline, scales=scales, electrons=electrons)
+        electrons, modes = ({z: table[z] for z in kept if z in table} for table in (self.electrons, self.modes))
+        return replace(self, basis=self.basis.subset(kept), baseline=baseline, scales=scales, electrons=electrons, modes=modes)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only; see :meth:`from_dict`."""
@@ -90,6 +124,7 @@ class DensityReference:
             "metric": self.metric,
             "charges": list(self.charges),
             "electrons": {str(z): float(count) for z, count in self.electrons.items()},
+            "modes": {str(z): [[list(row) for row in matrix] for matrix in table] for z, table in self.modes.items()},
         }
 
     @classmethod
@@ -110,33 +145,61 @@ class DensityReference:
             str(stored["metric"]),
             tuple(int(charge) for charge in stored["charges"]),
             {int(z): float(count) for z, count in stored["electrons"].items()},
+            {int(z): _matrices(table) for z, table in stored["modes"].items()},
         )
 
 
-class _ElementSums:
-    """Sums over the atoms of one element, per function."""
+def _matrices(table: Iterable[Any]) -> Matrices:
+    """Nested tuples of floats."""
+    return tuple(tuple(tuple(float(value) for value in row) for row in matrix) for matrix in table)
 
-    def __init__(self, num_functions: int) -> None:
+
+class _ElementSums:
+    """Sums over the atoms of one element: of each function, and of the products of shells of one degree."""
+
+    def __init__(self, degrees: Iterable[int]) -> None:
+        self.degrees = np.array(list(degrees))
+        self.starts = np.cumsum([0, *(2 * self.degrees + 1)])
         self.count = 0
-        self.sum = np.zeros(num_functions)
-        self.square = np.zeros(num_functions)
+        self.sum = np.zeros(self.starts[-1])
+        self.square = np.zeros(self.starts[-1])
+        shells = [self.degrees == l for l in range(int(self.degrees.max()) + 1)]
+        self.products = [np.zeros((which.sum(), which.sum())) for which in shells]
 
     def add(self, rows: np.ndarray) -> None:
+        """Take note of atoms, ``[n, num_functions]``."""
         self.count += len(rows)
         self.sum += rows.sum(axis=0)
         self.square += np.square(rows).sum(axis=0)
+        for l, product in enumerate(self.products):
+            columns = self.starts[:-1][self.degrees == l][:, None] + np.arange(2 * l + 1)
+            product += np.einsum("nsm,ntm->st", rows[:, columns], rows[:, columns]) / (2 * l + 1)
 
-    def per_shell(self, degrees: Iterable[int]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def per_shell(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Baseline and scale of every shell."""
-        baseline, scales, start = [], [], 0
-        for l in degrees:
+        baseline, scales = [], []
+        for l, start in zip(self.degrees.tolist(), self.starts, strict=False):
             part = slice(start, start + 2 * l + 1)
             mean = float(self.sum[part].mean()) / self.count if l == 0 else 0.0
             variance = float(self.square[part].mean()) / self.count - mean**2
             baseline.append(mean)
             scales.append(max(variance, SCALE_FLOOR**2) ** 0.5)
-            start = part.stop
         return tuple(baseline), tuple(scales)
+
+    def modes(self, basis: DensityBasis, z: int) -> Matrices:
+        """``V = W^-T U s`` of each degree: ``W W^T`` the repulsion of the shells, ``U s^2 U^T = W^T C W`` with C their covariance."""
+        out = []
+        for l, product in enumerate(self.products):
+            covariance = product / self.count
+            if l == 0:
+                mean = self.sum[self.starts[:-1][self.degrees == 0]] / self.count
+                covariance = covariance - np.outer(mean, mean)
+            lengths, axes = np.linalg.eigh(basis.onsite_repulsion(z, l))
+            root = axes * np.sqrt(np.maximum(lengths, SMALLEST_REPULSION))
+            values, vectors = np.linalg.eigh(root.T @ covariance @ root)
+            spread = np.sqrt(np.maximum(values[::-1], MODE_FLOOR**2))
+            out.append(np.linalg.solve(root.T, vectors[:, ::-1] * spread))
+        return _matrices(out)
 
 
 def density_statistics(
@@ -145,7 +208,7 @@ def density_statistics(
     metric: str = "coulomb",
     electrons: Mapping[int, float] | None = None,
 ) -> DensityReference:
-    """Baseline and scales of a training set; frames without density labels are passed over.
+    """Baseline, scales and modes of a training set; frames without density labels are passed over.
 
     Args:
         frames: of the training set; read once, in order.
@@ -171,7 +234,7 @@ def density_statistics(
         total_charges.add(int(frame.charge))
     if not labelled:
         raise ConfigError("no frame has density coefficients; label with a fitting basis, or leave the density head out")
-    tables = {z: sums[z].per_shell(basis.degrees(z)) for z in sorted(sums)}
+    tables = {z: sums[z].per_shell() for z in sorted(sums)}
     return DensityReference(
         basis.subset(sums),
         {z: table[0] for z, table in tables.items()},
@@ -179,6 +242,7 @@ def density_statistics(
         metric,
         tuple(sorted(total_charges)),
         {int(z): float(count) for z, count in counts.items() if z in sums},
+        {z: sums[z].modes(basis, z) for z in sorted(sums)},
     )
 
 
@@ -206,6 +270,6 @@ def _add_frame(sums: dict[int, _ElementSums], frame: DensityFrame, basis: Densit
     held = 0.0
     for z in np.unique(numbers).tolist():
         rows = coefficients[offsets[:-1][numbers == z][:, None] + np.arange(basis.num_functions(z))]
-        sums.setdefault(z, _ElementSums(rows.shape[1])).add(rows)
+        sums.setdefault(z, _ElementSums(basis.degrees(z))).add(rows)
         held += float((rows @ basis.charges(z)).sum())
     return held

@@ -11,7 +11,7 @@ import pytest
 import torch
 from e3nn import o3
 
-from mlip.data.density import DensityBasis, Shell, component_order, metric_matrix, real_harmonics, to_irreps
+from mlip.data.density import DensityBasis, Shell, component_order, metric_matrix, real_harmonics, repulsion, to_irreps
 from mlip.errors import DataError
 
 NUMBERS = [8, 1, 1, 7]
@@ -143,6 +143,20 @@ def test_metric_is_symmetric_positive_and_has_the_stated_diagonal(basis, metric)
     assert np.linalg.eigvalsh(matrix)[0] > 0
     diagonal = np.concatenate([basis.metric_diagonal(z, metric) for z in NUMBERS])
     np.testing.assert_allclose(np.diagonal(matrix), diagonal, rtol=1e-12)
+
+
+def test_onsite_repulsion_is_the_block_of_one_atom(basis):
+    for z in (7, 8):
+        matrix = metric_matrix(basis, [z], np.zeros((1, 3)), "coulomb")
+        degrees = np.array(basis.degrees(z))
+        starts = np.cumsum([0, *(2 * degrees + 1)])[:-1]
+        for l in range(L_MAX + 1):
+            for component in range(2 * l + 1):
+                rows = starts[degrees == l] + component
+                np.testing.assert_allclose(basis.onsite_repulsion(z, l), matrix[np.ix_(rows, rows)], rtol=1e-11)
+    assert basis.onsite_repulsion(1, 3).shape == (0, 0)
+    with pytest.raises(ValueError, match="degree 0 and 1"):
+        repulsion(*basis.of(1))
 
 
 def test_charge_is_the_limit_of_the_coulomb_field(basis):

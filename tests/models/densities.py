@@ -21,12 +21,14 @@ def toy_basis(elements):
 
 
 def toy_reference(elements):
-    """Baselines of order 1 and scales of order 0.3, another for every shell."""
+    """Baselines of order 1 and scales of order 0.3, another for every shell; modes that mix the shells of a degree."""
     basis, rng = toy_basis(elements), np.random.default_rng(6)
     degrees = {z: basis.degrees(z) for z in basis.elements}
     baseline = {z: tuple(float(rng.uniform(-1, 2)) if l == 0 else 0.0 for l in ls) for z, ls in degrees.items()}
     scales = {z: tuple(rng.uniform(0.1, 0.5, len(ls)).tolist()) for z, ls in degrees.items()}
-    return DensityReference(basis, baseline, scales, charges=(-1, 0, 1))
+    counts = {z: [ls.count(l) for l in range(max(ls) + 1)] for z, ls in degrees.items()}
+    modes = {z: tuple(tuple(map(tuple, rng.normal(scale=0.3, size=(n, n)).tolist())) for n in ns) for z, ns in counts.items()}
+    return DensityReference(basis, baseline, scales, charges=(-1, 0, 1), modes=modes)
 
 
 def density_model(atoms, dtype="float64", seed=0, density=None, **config):

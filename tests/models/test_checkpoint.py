@@ -116,7 +116,7 @@ def test_round_trip_of_a_density_model_is_exact(energy, dtype, tmp_path):
     assert loaded.density_reference == model.density_reference and loaded.has_energy == energy
     np.testing.assert_array_equal(evaluate_density(loaded, atoms)[0], evaluate_density(model, atoms)[0])
     header = read_header(tmp_path / "m.safetensors")
-    assert set(header["density"]) == {"basis", "baseline", "scales", "metric", "charges", "electrons"}
+    assert set(header["density"]) == {"basis", "baseline", "scales", "metric", "charges", "electrons", "modes"}
 
 
 def test_a_damaged_density_header_is_named(tmp_path):

@@ -42,6 +42,39 @@ def test_baseline_is_the_mean_and_scale_the_spread():
     assert reference.charges == (0,) and reference.metric == "coulomb"
 
 
+def test_modes_are_independent_and_weigh_what_they_repel():
+    """V^T M V = diag(s^2) in the atom's Coulomb metric, and amplitudes V^-1 (c - baseline) with the unit matrix as covariance."""
+    frames, basis = labelled_frames(count=80)
+    reference = density_statistics(frames, basis)
+    numbers, offsets = frames[0].atomic_numbers, basis.offsets(frames[0].atomic_numbers)
+    for z in basis.elements:
+        rows = np.array([f.density_coefficients[offsets[i] : offsets[i + 1]] for f in frames for i in np.flatnonzero(numbers == z)])
+        degrees = np.array(basis.degrees(z))
+        starts = np.cumsum([0, *(2 * degrees + 1)])
+        for l, modes in enumerate(reference.modes_of(z)):
+            shells = np.flatnonzero(degrees == l)
+            if not len(shells):
+                continue
+            c = rows[:, starts[shells][:, None] + np.arange(2 * l + 1)] - np.array(reference.baseline[z])[shells][None, :, None]
+            energy = modes.T @ basis.onsite_repulsion(z, l) @ modes
+            np.testing.assert_allclose(energy, np.diag(np.diag(energy)), atol=1e-10 * energy.max())
+            assert (np.diff(np.diag(energy)) <= 0).all()
+            amplitudes = np.einsum("ks,nsm->nkm", np.linalg.inv(modes), c)
+            covariance = np.einsum("nkm,njm->kj", amplitudes, amplitudes) / (len(c) * (2 * l + 1))
+            np.testing.assert_allclose(covariance, np.eye(len(shells)), atol=1e-6)
+
+
+def test_equal_shells_have_modes():
+    """Two shells that are the same are no reason to fail."""
+    frames, basis = labelled_frames()
+    twice = {z: (*shells, shells[0]) for z, shells in basis.shells.items()}
+    doubled = replace(basis, shells=twice)
+    offsets = basis.offsets(frames[0].atomic_numbers)
+    longer = [replace(f, density_coefficients=np.insert(f.density_coefficients, offsets[1:], 0.0)) for f in frames]
+    reference = density_statistics(longer, doubled)
+    assert all(np.isfinite(matrix).all() for z in doubled.elements for matrix in reference.modes_of(z))
+
+
 def test_statistics_do_not_depend_on_orientation():
     frames, basis = labelled_frames()
     matrix = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
@@ -94,7 +127,7 @@ def test_a_lone_atom_has_its_baseline_where_the_network_says_nothing():
 
 def test_a_new_model_predicts_about_the_baseline():
     reference, atoms = toy_reference([1, 6, 8]), acetaldehyde()
-    fields = {"channels": 16, "energy": False, "density": {"projection": "none"}}
+    fields = {"channels": 16, "energy": False, "density": {"projection": "none", "modes": False}}
     model = build(fields, [1, 6, 8], density=reference, avg_num_neighbors=6.0, dtype="float64", seed=0)
     (found,) = evaluate_density(model, atoms)
     tables = {z: np.stack(reference.of(z)).repeat([shell.size for shell in reference.basis.of(z)], axis=1) for z in (1, 6, 8)}

@@ -49,6 +49,23 @@ FAKE_LABELS = Labels(-31.0, np.array([[0.0, 0, 1e-9], [0, 0, -1e-9]]), np.arange
 # ---------------------------------------------------------------------------------------------------- whole runs
 
 
+def test_labels_without_forces(tmp_path):
+    """They lack forces alone, are another theory than those with, and go the whole way into the file."""
+    path, out = smiles_file(tmp_path, "[H][H]\n"), tmp_path / "out.h5"
+    assert scf_accel("label", path, out, *CHEAP_OPTIONS, "--no-forces").returncode == 0
+    assert scf_accel("label", path, tmp_path / "whole.h5", *CHEAP_OPTIONS).returncode == 0
+    bare, whole = HDF5Frames(out), HDF5Frames(tmp_path / "whole.h5")
+    assert bare[0].forces is None and whole[0].forces is not None
+    assert bare[0].energy == pytest.approx(whole[0].energy, abs=1e-7) and bare[0].id != whole[0].id
+    np.testing.assert_allclose(bare[0].density_coefficients, whole[0].density_coefficients, atol=1e-5)
+    assert (bare.attrs["level_of_theory"]["forces_from"], bare.attrs["level_of_theory"]["forces"]) == ("none", False)
+    assert "forces" not in whole.attrs["level_of_theory"]
+    shutil.rmtree(f"{out}.parts")
+    for file, options, found in ((out, [], "forces: False there, True now"), (tmp_path / "whole.h5", ["--no-forces"], "True there")):
+        refused = scf_accel("label", path, file, *CHEAP_OPTIONS, *options, cwd=tmp_path)
+        assert refused.returncode != 0 and found in refused.stderr, refused.stderr
+
+
 def test_killed_run_resumes_with_nothing_lost_and_nothing_twice(tmp_path):
     path, out = smiles_file(tmp_path, "C=O\nCO\n"), tmp_path / "out.h5"
     arguments = [path, out, *CHEAP_OPTIONS, "--seed", "1", *["--gaussian", "0.03:0.1"] * 5]
