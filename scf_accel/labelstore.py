@@ -179,7 +179,7 @@ class PartStore:
                     atomic_numbers=data["atomic_numbers"].astype(np.int64),
                     positions=data["positions"],
                     energy=float(data["energy"]),
-                    forces=data["forces"] if "forces" in data else None,
+                    forces=data.get("forces"),
                     charge=int(data["charge"]),
                     spin=int(data["spin"]),
                     density_coefficients=data["density_coefficients"],

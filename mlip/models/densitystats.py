@@ -187,7 +187,7 @@ class _ElementSums:
         return tuple(baseline), tuple(scales)
 
     def modes(self, basis: DensityBasis, z: int) -> Matrices:
-        """``V = W^-T U s`` of each degree: ``W W^T`` the repulsion of the shells, ``U s^2 U^T = W^T C W`` with C their covariance."""
+        """``V = W^-T U s`` of each degree: ``W W^T`` the repulsion of the shells, ``U s^2 U^T = W^T C W``, C their covariance."""
         out = []
         for l, product in enumerate(self.products):
             covariance = product / self.count
