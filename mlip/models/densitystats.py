@@ -112,7 +112,8 @@ class DensityReference:
         """The same for some of the elements."""
         kept = sorted({int(z) for z in elements})
         baseline, scales = ({z: table[z] for z in kept if z in table} for table in (self.baseline, self.scales))
-        electrons, modes = ({z: table[z] for z in kept if z in table} for table in (self.electrons, self.modes))
+        electrons = {z: self.electrons[z] for z in kept if z in self.electrons}
+        modes = {z: self.modes[z] for z in kept if z in self.modes}
         return replace(self, basis=self.basis.subset(kept), baseline=baseline, scales=scales, electrons=electrons, modes=modes)
 
     def to_dict(self) -> dict[str, Any]:
