@@ -26,6 +26,7 @@ from mlip.models import Potential
 from mlip.training.conductor import Conductor
 from mlip.training.distributed import is_parallel, process_rank
 from mlip.training.evaluate import Evaluation, evaluate
+from mlip.training.gating import reduce_as_before
 from mlip.training.loader import BatchStream, bytes_of, evaluation_batches, load_batches, to_device
 from mlip.training.module import PotentialModule
 from mlip.training.prepare import Prepared, new_model, prepare, training_batches, training_graphs, validation_graphs
@@ -68,9 +69,9 @@ def train(
     torch.manual_seed(config.training.seed)
     data = prepare(config)
     model = new_model(config, data)
-    describe_data(console, data, model, folder, resumed)
     if resumed:
-        _check_fingerprint(folder, data)
+        _go_on(folder, data, model)
+    describe_data(console, data, model, folder, resumed)
     conductor = fit(config, data, model, folder, budget, console)
     if not first:
         return {}
@@ -79,11 +80,14 @@ def train(
     return finish(config, data, model.to(device).eval(), conductor.progress, folder, console, save_model)
 
 
-def _check_fingerprint(folder: RunFolder, data: Prepared) -> None:
-    if read_checkpoint(folder.checkpoint)["fingerprint"] != data.fingerprint:
+def _go_on(folder: RunFolder, data: Prepared, model: Potential) -> None:
+    """Refuse other data than the run began with; give the new model the paths that the stopped one had."""
+    content = read_checkpoint(folder.checkpoint)
+    if content["fingerprint"] != data.fingerprint:
         raise ConfigError(
             f"data.train has changed since the run in {folder.path} began; use --restart, or --set run.dir=ANOTHER"
         )
+    reduce_as_before(model, content)
 
 
 def fit(
