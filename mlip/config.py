@@ -185,7 +185,8 @@ class StageTwo(Section):
 class GateSchedule(Section):
     """Phases of the path gates of ``model.gate``: random subsets, then the strongest paths, then frozen to the end of the run.
 
-    Frozen, the network is reduced to the chosen paths; early stopping and the choice of the best weights begin there.
+    Validation in the random phase evaluates all paths, weighted to the mean over the draws (mlip.nn.gate). Frozen, the network is
+    reduced to the chosen paths; early stopping and the choice of the best weights begin there.
 
     Attributes:
         unit: of the two lengths: ``share`` of the run, ``epochs`` or ``steps``. A run that ends before is frozen at its end.

@@ -291,6 +291,8 @@ def test_gates_have_their_phases_by_default_and_a_run_folder_knows_them():
         (["training.gate.radnom=0.1", "model.gate={}"], r"training\.gate\.radnom: unknown .* training\.gate\.random\?"),
         (["training.gate={}"], r"training\.gate is given, and the model has no path gates; give model\.gate"),
         (["model.gate.sparsity=1.5"], r"model\.gate\.sparsity: a share of paths that go .* below 1 \(found 1\.5\)"),
+        (["model.gate.sparsity=half"], r"model\.gate\.sparsity: .*valid number.*'half'.*; model\.gate\.sparsity: .*valid list"),
+        (["model.gate.sparsity=[0.1, half]"], r"model\.gate\.sparsity\.1: .*valid number"),
         (["model.gate.sparsity=[0.1]"], r"gate\.sparsity has 1 entries; one is needed for each of 2 layers"),
         (["model.gate.sparsty=0.1"], r"model\.gate\.sparsty: unknown key; did you mean model\.gate\.sparsity"),
     ],
