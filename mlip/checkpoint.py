@@ -36,8 +36,10 @@ def _add_density(header: dict[str, Any]) -> dict[str, Any]:
 
 def _add_modes(header: dict[str, Any]) -> dict[str, Any]:
     """Version 2 predicted every shell by itself."""
-    density = header["density"]
-    return {**header, "format_version": 3, "density": None if density is None else {**density, "modes": {}}}
+    density, model = header["density"], dict(header["model"])
+    if density is not None:
+        density, model["density"] = {**density, "modes": {}}, {**model["density"], "modes": False}
+    return {**header, "format_version": 3, "density": density, "model": model}
 
 
 # UPGRADES[n] turns the header of format version n into that of n + 1.
@@ -122,9 +124,12 @@ def read_header(path_or_name: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: format version {version}, this package reads up to {FORMAT_VERSION}; upgrade mlip-scf-accel"
         )
-    while version < FORMAT_VERSION:
-        header = UPGRADES[version](header)
-        version = int(header["format_version"])
+    try:
+        while version < FORMAT_VERSION:
+            header = UPGRADES[version](header)
+            version = int(header["format_version"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its mlip header is damaged ({error!r})") from error
     return header
 
 

@@ -115,10 +115,13 @@ def three_index_blocks(
     """
     from pyscf import df, gto, lib
 
+    from scf_accel.memory import give_back
+
     if metric not in _THREE_INDEX:
         raise ValueError(f"unknown metric {metric!r}: allowed is 'overlap' or 'coulomb'")
     if auxmol.cart:
         raise ValueError("the auxiliary molecule has Cartesian functions; make it with scf_accel.fitting.make_auxmol")
+    give_back()
     limit = (mol.max_memory if max_memory is None else max_memory) - lib.current_memory()[0]
     n_pair = mol.nao * (mol.nao + 1) // 2
     work = auxmol.copy(deep=False)

@@ -127,7 +127,7 @@ def describe_plan(plan: Plan, left_out: list[str], store: PartStore, settings: L
     molecules = {job.structure.molecule for job in plan.jobs}
     lines = [
         f"theory      {settings.xc}/{settings.basis}, {settings.fitting} in {settings.auxbasis}, grid level {settings.grid_level}, "
-        f"conv_tol {settings.conv_tol:g} Eh",
+        f"conv_tol {settings.conv_tol:g} Eh{'' if settings.forces else '; no forces'}",
         f"structures  {len(plan.jobs)} of {len(molecules)} molecules, {min(sizes, default=0)} to "
         f"{max(sizes, default=0)} atoms (mean {sum(sizes) / max(1, len(sizes)):.1f})",
         f"state       {plan.done} labelled, {plan.failed} failed earlier, {len(plan.todo)} to do",

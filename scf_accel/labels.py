@@ -225,12 +225,14 @@ def compute_labels(
         workers: processes that share the machine's memory.
     """
     from scf_accel.fitting import fit_density, make_auxmol
+    from scf_accel.memory import give_back
 
     started = time.perf_counter()
     mol = make_molecule(numbers, positions, charge, spin, settings)
     mf = make_mean_field(mol, settings, workers)
     solver = run_scf(mf)
     mf._numint.clear()
+    give_back()
     forces = compute_forces(mf) if settings.forces else None
     coefficients = fit_density(mol, make_auxmol(mol, settings.auxbasis), mf.make_rdm1())
     labels = Labels(
@@ -241,7 +243,7 @@ def compute_labels(
         solver=solver,
         seconds=time.perf_counter() - started,
     )
-    numbers_made = [labels.energy, coefficients] if forces is None else [labels.energy, forces, coefficients]
-    if not all(np.isfinite(value).all() for value in numbers_made):
+    made = [np.array([labels.energy]), coefficients, *([] if forces is None else [forces])]
+    if not all(np.isfinite(values).all() for values in made):
         raise LabelError("the calculation returned a value that is not finite")
     return labels

@@ -52,6 +52,7 @@ class PartStore:
         stored = self.read_settings()
         if stored is None:
             return
+        stored, settings = {"forces": True, **stored}, {"forces": True, **settings}  # not named where there are some
         different = sorted(k for k in stored.keys() | settings.keys() if stored.get(k) != settings.get(k))
         if different:
             what = ", ".join(f"{k}: {stored.get(k)!r} there, {settings.get(k)!r} now" for k in different)
@@ -127,7 +128,7 @@ class PartStore:
     def save(self, job: Job, labels: Labels) -> None:
         """Record a labelled job; a failure recorded for it earlier goes."""
         s = job.structure
-        forces = {} if labels.forces is None else {"forces": np.asarray(labels.forces, dtype=np.float64)}
+        forces: dict[str, Any] = {} if labels.forces is None else {"forces": np.asarray(labels.forces, dtype=np.float64)}
         with atomic_path(self.folder / f"{job.id}.npz") as temporary, open(temporary, "wb") as handle:
             np.savez(
                 handle,
@@ -179,7 +180,7 @@ class PartStore:
                     atomic_numbers=data["atomic_numbers"].astype(np.int64),
                     positions=data["positions"],
                     energy=float(data["energy"]),
-                    forces=data["forces"] if "forces" in data else None,
+                    forces=data.get("forces"),
                     charge=int(data["charge"]),
                     spin=int(data["spin"]),
                     density_coefficients=data["density_coefficients"],

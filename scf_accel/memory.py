@@ -14,9 +14,11 @@ from pyscf import lib
 def _trim() -> Callable[[int], Any]:
     """``malloc_trim`` of the GNU C library; elsewhere a function that does nothing."""
     try:
-        return ctypes.CDLL(None).malloc_trim
+        trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):
         return lambda _: 0
+    trim.argtypes, trim.restype = [ctypes.c_size_t], ctypes.c_int
+    return trim
 
 
 def give_back() -> None:

@@ -7,7 +7,7 @@ How a model with this head is made from labelled frames, and called::
     from mlip.models import build, density_statistics
 
     basis = DensityBasis.from_dict(frames.attrs["density_basis"])          # frames: HDF5Frames, the training set
-    reference = density_statistics(frames, basis, metric="coulomb")        # DensityReference: baseline, scales, charges
+    reference = density_statistics(frames, basis, metric="coulomb")        # DensityReference: baseline, modes, charges
     fields = {"channels": 64, "l_max": 2, "energy": False, "density": {}}  # energy: True for both heads
     model = build(fields, elements, density=reference, avg_num_neighbors=16.0, dtype="float32", seed=0)
 

@@ -187,7 +187,7 @@ class _ElementSums:
         return tuple(baseline), tuple(scales)
 
     def modes(self, basis: DensityBasis, z: int) -> Matrices:
-        """``V = W^-T U s`` of each degree: ``W W^T`` the repulsion of the shells, ``U s^2 U^T = W^T C W`` with C their covariance."""
+        """``V = W^-T U s`` of each degree: ``W W^T`` the repulsion of the shells, ``U s^2 U^T = W^T C W``, C their covariance."""
         out = []
         for l, product in enumerate(self.products):
             covariance = product / self.count
@@ -198,7 +198,9 @@ class _ElementSums:
             root = axes * np.sqrt(np.maximum(lengths, SMALLEST_REPULSION))
             values, vectors = np.linalg.eigh(root.T @ covariance @ root)
             spread = np.sqrt(np.maximum(values[::-1], MODE_FLOOR**2))
-            out.append(np.linalg.solve(root.T, vectors[:, ::-1] * spread))
+            modes = np.linalg.solve(root.T, vectors[:, ::-1] * spread)
+            largest = np.take_along_axis(modes, np.abs(modes).argmax(axis=0, keepdims=True), axis=0) if modes.size else 1.0
+            out.append(modes * np.sign(largest))  # an eigenvector's sign is the library's whim
         return _matrices(out)
 
 

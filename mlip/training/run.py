@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mlip.checkpoint import save_model
 from mlip.config import RunConfig
 from mlip.data.frame import count_atoms
 from mlip.errors import ConfigError
-from mlip.models import Potential
+from mlip.models import DensityReference, Potential
 from mlip.training.conductor import Conductor
 from mlip.training.distributed import is_parallel, process_rank
 from mlip.training.evaluate import Evaluation, evaluate
@@ -68,9 +69,11 @@ def train(
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
     data = prepare(config)
+    if resumed:
+        data = _as_begun(folder, data)
     model = new_model(config, data)
     if resumed:
-        _go_on(folder, data, model)
+        reduce_as_before(model, read_checkpoint(folder.checkpoint))
     describe_data(console, data, model, folder, resumed)
     conductor = fit(config, data, model, folder, budget, console)
     if not first:
@@ -80,14 +83,19 @@ def train(
     return finish(config, data, model.to(device).eval(), conductor.progress, folder, console, save_model)
 
 
-def _go_on(folder: RunFolder, data: Prepared, model: Potential) -> None:
-    """Refuse other data than the run began with; give the new model the paths that the stopped one had."""
+def _as_begun(folder: RunFolder, data: Prepared) -> Prepared:
+    """The data with the density's modes as they were when the run began: eigenvectors depend on the linear algebra library.
+
+    Raises:
+        ConfigError: the training file has changed.
+    """
     content = read_checkpoint(folder.checkpoint)
     if content["fingerprint"] != data.fingerprint:
         raise ConfigError(
             f"data.train has changed since the run in {folder.path} began; use --restart, or --set run.dir=ANOTHER"
         )
-    reduce_as_before(model, content)
+    stored = content.get("density")
+    return data if stored is None else replace(data, density=DensityReference.from_dict(stored))
 
 
 def fit(
@@ -104,7 +112,8 @@ def fit(
     module = PotentialModule(model.train(), config, data.elements)
     conductor = Conductor(
         config, Validator(config, data, model.cutoff), budget, folder.checkpoint,
-        extra={"fingerprint": data.fingerprint}, final_cost=final_cost(data),
+        extra={"fingerprint": data.fingerprint, "density": data.density.to_dict() if data.density else None},
+        final_cost=final_cost(data),
         on_validation=lambda progress: folder.write_log(progress.history),
     )  # fmt: skip
     with quiet_lightning():

@@ -78,6 +78,8 @@ class RunFolder:
         if not written.exists():
             raise ConfigError(f"run.dir: {self.path} holds parts of a run without its config.yaml; use {choice}")
         old, new = flatten(yaml.safe_load(written.read_text(encoding="utf-8"))), flatten(plain_config(config))
+        if "model.density.projection" in old:
+            old.setdefault("model.density.modes", False)  # runs from before there were modes
         ignored = ("run.", "data.num_workers", "data.cache_mb")
         changed = [
             f"{key} {old.get(key)!r} -> {new.get(key)!r}"

@@ -21,7 +21,7 @@ from scf_accel.storednumint import evaluate
 AUXBASIS, HEAVY_AUXBASIS, NEON = "def2-universal-jfit", "def2-universal-jkfit", 10
 GRID, FINER_GRID = (25, 86), (30, 110)  # (radial, angular) points an atom before pruning
 THRESHOLD = 1e-5  # coarse orbital values below this are left out of a block
-POINTS_PER_ATOM = 1500  # of the coarse grid, for the memory estimate
+POINTS_PER_ATOM = 2500  # of the finer grid, at most, for the memory estimate
 
 
 class CoarseModelError(Exception):
@@ -71,7 +71,7 @@ def fitting_bases(mf: Any) -> list[Any]:
     of the first coarse solution 9e-2 with it, 3e-3 with def2-universal-jkfit on sulphur).
     """
     mol = mf.mol
-    symbols = {mol.atom_pure_symbol(atom) for atom in range(mol.natm)}
+    symbols = {mol.atom_symbol(atom) for atom in range(mol.natm)}  # with their labels, which "default" would go before
     heavy = {symbol: HEAVY_AUXBASIS for symbol in symbols if gto.charge(symbol) > NEON}
     return [*([HEAVY_AUXBASIS] if is_dear(mf) else []), {"default": AUXBASIS, **heavy}]
 
@@ -102,10 +102,11 @@ class CoarseModel:
         pairs, size = nao * (nao + 1) // 2, np.dtype(dtype).itemsize
         omegas = [omega for _, omega in self.terms]
         others = [omega for omega in omegas if omega != 0.0]
-        each = (1 + len(others)) * pairs * size  # bytes a fitting function
-        auxbasis, naux = (None, len(shared)) if shared is not None else self._fitting(settings, max_bytes / each)
-        packed, full = naux * pairs * size, naux * nao * nao * size
-        need = naux * each
+        each, whole = (1 + len(others)) * pairs * size, len(omegas) * nao * nao * size  # bytes a fitting function
+        values = 0 if self.kind == "HF" else POINTS_PER_ATOM * self.mol.natm * nao * COMPONENTS[self.kind] * size
+        most = (max_bytes - values) / (each + whole)
+        auxbasis, naux = (None, len(shared)) if shared is not None else self._fitting(settings, most)
+        packed, full, need = naux * pairs * size, naux * nao * nao * size, naux * each
         if need > max_bytes:
             raise CoarseModelError(
                 f"its integrals need {need / 1e6:.1f} MB and mf.max_memory leaves {max_bytes / 1e6:.1f} MB: raise it"
@@ -120,7 +121,7 @@ class CoarseModel:
         self.integral_bytes = self.fit.integrals.nbytes + sum(x.integrals.nbytes for x in self.exchangers if x is not self.fit)
 
     def _fitting(self, settings: Settings, most: float) -> tuple[Any, int]:
-        """The best fitting basis of at most ``most`` functions, or else the last choice, and its size."""
+        """The best fitting basis of at most ``most`` functions, where all fits in memory, or else the last choice; its size."""
         for auxbasis in fitting_bases(self.mf) if settings.auxbasis is None else [settings.auxbasis]:
             try:
                 naux = df.addons.make_auxmol(self.mol, auxbasis).nao
@@ -140,9 +141,13 @@ class CoarseModel:
         else:
             grids.atom_grid = tuple(points)
         grids.build(with_non0tab=True)
-        size = COMPONENTS[self.kind] * np.dtype(dtype).itemsize
-        budget = min(max_bytes - self.integral_bytes, POINTS_PER_ATOM * self.mol.natm * self.mol.nao * size)
-        return GridOrbitals(self.mol, grids, self.kind, dtype, budget, THRESHOLD)
+        return GridOrbitals(self.mol, grids, self.kind, dtype, max_bytes - self.integral_bytes, THRESHOLD)
+
+    @property
+    def size(self) -> str:
+        """Fitting functions and grid points, for the log."""
+        points = 0 if self.kind == "HF" else self.orbitals.points
+        return f"{len(self.fit.integrals)} fitting functions, {points} grid points"
 
     def _potential(self, rho: np.ndarray) -> np.ndarray:
         return evaluate(self.mf._numint, self.mf.xc, self.kind, rho, self.orbitals.threads)[1]

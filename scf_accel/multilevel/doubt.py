@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Doubt:
     """Occupations in doubt: a stationary point at which ``mf.get_occ`` chooses other orbitals.
 
-    The first such point is refused, and the run goes on from the object's own choice, as PySCF's would. If that leads to no
-    lower point whose occupations hold, such a point is the answer, as it is of second-order solvers: one warning says so.
+    The first such point is refused, and the run goes on from the object's own choice, as PySCF's would. If that finds no point
+    of lower energy whose occupations the object itself chooses, the refused point is the answer, as it is of second-order
+    solvers: one warning says so.
 
     Attributes:
         refused: the point, None while there is none.

@@ -198,10 +198,11 @@ def stored_values(mf: Any) -> Iterator[None]:
         in_core = getattr(mf, "with_df", None) is None and mf._eri is None and mf._is_mem_enough()
         return max(0.0, 0.7 * (available_bytes(mf) - (1.1 * mf.mol.nao**4 if in_core else 0.0)))
 
-    mf._numint = stored = StoredNumInt(budget)
+    stored = StoredNumInt(budget)
     stored.__dict__.update({key: value for key, value in stock.__dict__.items() if key not in stored.__dict__})
     stored.omega = stock.omega
     try:
+        mf._numint = stored
         yield
     finally:
         mf._numint = stock

@@ -14,7 +14,8 @@ class Settings:
         grid: coarse integration grid: ``(radial, angular)`` points per atom before pruning, or a PySCF level; None: (25, 86),
             or (30, 110) for an orbital basis with f functions without density fitting.
         auxbasis: fitting basis of the coarse Coulomb and exchange matrices, where ``mf`` has no integrals to share; None:
-            def2-universal-jfit, but def2-universal-jkfit beyond neon and for an orbital basis with f functions.
+            def2-universal-jfit, but def2-universal-jkfit beyond neon, and for an orbital basis with f functions where
+            memory allows.
         first_tol: orbital gradient (Hartree) at which the first coarse solution is good enough.
         skip_first: a start that brings its orbitals is used as it is if its coarse orbital gradient is below this.
         max_inner: coarse iterations per outer step.

@@ -100,7 +100,7 @@ class Solver:
         self.state = self._first_state(self.dm, self.given)
         self.report.setup_seconds = time.perf_counter() - started
         seconds = self.report.start_seconds, self.report.setup_seconds
-        self.log.info("multilevel SCF: start %.2f s, coarse model %.2f s", *seconds)
+        self.log.info("multilevel SCF: start %.2f s, coarse model %.2f s (%s)", *seconds, self.problem.model.size)
 
     def _build_fitting(self) -> None:
         """Stock PySCF computes the fitted integrals of J anew in each cycle; here they are kept if they fit."""

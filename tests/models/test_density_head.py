@@ -1,5 +1,7 @@
 """A model with a density head: assembly, calls, gradients, both heads in one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,26 @@ def test_tables_survive_a_passage_through_float32():
     before = {name: value.clone() for name, value in model.density_head.tables.named_buffers()}
     model.to(torch.float32).to(torch.float64)
     assert all(torch.equal(before[name], value) for name, value in model.density_head.tables.named_buffers())
+
+
+def test_modes_combine_the_shells_of_a_degree():
+    """What the network says to a mode k adds V[s, k] to the shells s of its degree, for elements with few shells and many."""
+    reference, atoms = toy_reference(ELEMENTS), acetaldehyde()
+    units = {z: tuple(tuple(map(tuple, np.eye(len(m)).tolist())) for m in reference.modes_of(z)) for z in ELEMENTS}
+    fields = {"channels": 4, "energy": False, "density": {"projection": "none"}}
+    plain = replace(reference, baseline={})
+    mixed, alone = (
+        evaluate_density(build(fields, ELEMENTS, density=r, avg_num_neighbors=6.0, dtype="float64", seed=3), atoms)[0]
+        for r in (plain, replace(plain, modes=units))
+    )
+    offsets = reference.basis.offsets(atoms.numbers)
+    for atom, z in enumerate(atoms.numbers.tolist()):
+        degrees = np.array(reference.basis.degrees(z))
+        starts = offsets[atom] + np.cumsum([0, *(2 * degrees + 1)])[:-1]
+        for l, modes in enumerate(reference.modes_of(z)):
+            rows = starts[degrees == l][:, None] + np.arange(2 * l + 1)
+            np.testing.assert_allclose(mixed[rows], modes @ alone[rows], atol=1e-12)
+            assert not len(rows) or np.abs(alone[rows]).max() > 1e-6
 
 
 @pytest.mark.parametrize("metric", ["overlap", "coulomb"])

@@ -61,7 +61,8 @@ def test_labels_without_forces(tmp_path):
     assert (bare.attrs["level_of_theory"]["forces_from"], bare.attrs["level_of_theory"]["forces"]) == ("none", False)
     assert "forces" not in whole.attrs["level_of_theory"]
     shutil.rmtree(f"{out}.parts")
-    for file, options, found in ((out, [], "forces: False there, True now"), (tmp_path / "whole.h5", ["--no-forces"], "True there")):
+    cases = (out, [], "forces: False there, True now"), (tmp_path / "whole.h5", ["--no-forces"], "True there")
+    for file, options, found in cases:
         refused = scf_accel("label", path, file, *CHEAP_OPTIONS, *options, cwd=tmp_path)
         assert refused.returncode != 0 and found in refused.stderr, refused.stderr
 
