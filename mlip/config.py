@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LossKind = Literal["l1", "l2", "huber"]
 DensityKind = Literal["coulomb", "overlap", "l1", "l2"]
+GatePhase = Literal["random", "adaptive", "frozen"]
 TERMS = ("energy", "forces", "stress", "density")
 """Terms of a loss, in the order of every table of them."""
 Positive = Annotated[float, Field(gt=0)]
@@ -181,6 +182,41 @@ class StageTwo(Section):
     density: NotNegative | None = None
 
 
+class GateSchedule(Section):
+    """Phases of the path gates of ``model.gate``: random subsets, then the strongest paths, then frozen to the end of the run.
+
+    Validation in the random phase evaluates all paths, weighted to the mean over the draws (mlip.nn.gate). Frozen, the network is
+    reduced to the chosen paths; early stopping and the choice of the best weights begin there.
+
+    Attributes:
+        unit: of the two lengths: ``share`` of the run, ``epochs`` or ``steps``. A run that ends before is frozen at its end.
+        random: length of the random phase. adaptive: length of the adaptive phase.
+    """
+
+    unit: Literal["share", "epochs", "steps"] = "share"
+    random: NotNegative = 0.2
+    adaptive: NotNegative = 0.3
+
+    @model_validator(mode="after")
+    def _lengths(self) -> GateSchedule:
+        total = self.random + self.adaptive
+        if self.unit == "share" and total >= 1:
+            raise ValueError(
+                f"random and adaptive are {total:g} of the run together, which leaves nothing for the frozen phase; give shares "
+                "with a sum below 1, or set unit: epochs (or steps)"
+            )
+        if self.unit != "share" and not {"random", "adaptive"} <= self.model_fields_set:
+            raise ValueError(f"unit is {self.unit}: give both random and adaptive, in {self.unit}")
+        return self
+
+    def phase(self, share: float, epochs: float, steps: int) -> GatePhase:
+        """The phase at this place of the run."""
+        place = {"share": share, "epochs": epochs, "steps": float(steps)}[self.unit]
+        if place < self.random:
+            return "random"
+        return "adaptive" if place < self.random + self.adaptive else "frozen"
+
+
 class TrainingSection(Section):
     """How it is optimised.
 
@@ -198,7 +234,7 @@ class TrainingSection(Section):
             ``density_overlap`` (relative L2 error), ``density_rmse`` (of the standardised coefficients).
         validate_every: epochs between validations; ``auto`` is 1, but keeps validation below a tenth of the time of
             a run under ``max_minutes``.
-        stage_two: other loss weights near the end.
+        stage_two: other loss weights near the end. gate: phases of the path gates, for a model that has them.
         seed: of weights and batch order. devices: CPU processes or GPUs. threads: CPU threads a process.
         accelerator: ``auto``, ``cpu`` or ``gpu``. precision: of the network (sums of energies are always float64).
     """
@@ -218,6 +254,7 @@ class TrainingSection(Section):
     ] = "loss"
     validate_every: Count | Literal["auto"] = "auto"
     stage_two: StageTwo | None = None
+    gate: GateSchedule | None = None
     seed: int = 0
     devices: Count = 1
     threads: Count | None = None
@@ -230,6 +267,12 @@ class TrainingSection(Section):
             raise ValueError("give max_epochs, max_minutes or both: a run needs an end")
         if self.min_lr > self.lr:
             raise ValueError(f"min_lr {self.min_lr:g} is above lr {self.lr:g}")
+        gate, epochs = self.gate, self.max_epochs
+        if gate is not None and gate.unit == "epochs" and epochs is not None and gate.random + gate.adaptive >= epochs:
+            raise ValueError(
+                f"gate: random and adaptive are {gate.random + gate.adaptive:g} epochs together, which leaves none of max_epochs "
+                f"{epochs} for the frozen phase"
+            )
         return self
 
 
@@ -269,9 +312,10 @@ class RunConfig(Section):
         )
 
     def settled(self) -> RunConfig:
-        """The same with weight 0 for the terms whose head the model lacks.
+        """The same with weight 0 for the terms whose head the model lacks, and with the phases of the model's gates.
 
-        Refuses weights and a monitor that are given and need such a head, and a model with nothing to learn.
+        Refuses weights and a monitor that are given and need such a head, a model with nothing to learn, and phases of gates that
+        the model lacks.
 
         Raises:
             ConfigError: that is so.
@@ -294,7 +338,15 @@ class RunConfig(Section):
             raise ConfigError(f"nothing to learn for the model's head ({', '.join(heads)}): give {terms} a weight above 0")
         lacking = {name: getattr(self.loss, name) for name in TERMS if head_of(name) not in heads}
         unweighted = {name: term.model_copy(update={"weight": 0.0}) for name, term in lacking.items()}
-        return self.model_copy(update={"loss": self.loss.model_copy(update=unweighted)})
+        training = self.training.model_copy(update={"gate": self._gate_schedule()})
+        return self.model_copy(update={"loss": self.loss.model_copy(update=unweighted), "training": training})
+
+    def _gate_schedule(self) -> GateSchedule | None:
+        """The phases of the gates: as given, or the usual ones; ``None`` for a model without gates."""
+        gated, schedule = self.model.resolve().gate is not None, self.training.gate
+        if schedule is not None and not gated:
+            raise ConfigError("training.gate is given, and the model has no path gates; give model.gate ({} takes its defaults)")
+        return schedule or (GateSchedule() if gated else None)
 
 
 def head_of(term: str) -> str:

@@ -145,7 +145,8 @@ def describe(
     messages = []
     for problem in error.errors():
         where = [str(part) for part in problem["loc"]]
-        path = ".".join([*prefix, *(part for part in where if not part.startswith(("function-", "literal[", "dict[")))])
+        alternatives = ("function-", "literal[", "dict[", "list[", "float")  # of a union, not keys
+        path = ".".join([*prefix, *(part for part in where if not part.startswith(alternatives))])
         if problem["type"] == "extra_forbidden":
             keys = [*_known_keys(schema), *((name,) for name in also)]
             known = {".".join([*prefix, *parts]) for parts in keys}

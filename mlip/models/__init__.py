@@ -1,7 +1,8 @@
 """Backbone, heads and their assembly."""
 
 from mlip.models.build import build, parse_dtype
-from mlip.models.config import PRESETS, DensityConfig, GridConfig, ModelConfig, RadialConfig, preset
+from mlip.models.compaction import compact
+from mlip.models.config import PRESETS, DensityConfig, GateConfig, GridConfig, ModelConfig, RadialConfig, preset
 from mlip.models.densitystats import DensityReference, density_statistics
 from mlip.models.potential import Potential
 
@@ -9,11 +10,13 @@ __all__ = [
     "PRESETS",
     "DensityConfig",
     "DensityReference",
+    "GateConfig",
     "GridConfig",
     "ModelConfig",
     "Potential",
     "RadialConfig",
     "build",
+    "compact",
     "density_statistics",
     "parse_dtype",
     "preset",

@@ -7,12 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mlip.errors import ConfigError
 from mlip.models.config import ModelConfig
 from mlip.nn import (
     ElementScale,
     EquivariantLinear,
     EquivariantRMSNorm,
     GridMix,
+    Path,
+    PathGate,
     PolynomialEnvelope,
     SphericalHarmonics,
     TensorProductConv,
@@ -25,16 +28,42 @@ from mlip.nn.irreps import num_components
 ALPHA_START = 0.3
 
 
-class InteractionLayer(nn.Module):
-    """A = conv(h) / avg_n;  u = Linear(A) + Linear_Z(h);  h' = u + alpha GridMix(Norm(u))."""
+def layer_paths(config: ModelConfig, place: int, l_in: int) -> list[Path]:
+    """Paths of the interaction layer ``place``: all that keep parity, or those that the config lists.
 
-    def __init__(self, config: ModelConfig, num_elements: int, l_in: int, num_basis: int, avg_num_neighbors: float) -> None:
+    Raises:
+        ConfigError: it lists none, one twice, or one that this layer cannot have.
+    """
+    possible = natural_parity_paths(l_in, config.l_max, config.l_max)
+    if config.paths is None:
+        return possible
+    paths = [Path(*path) for path in config.paths[place]]
+    strange = [tuple(path) for path in paths if path not in possible or paths.count(path) > 1]
+    if strange or not paths:
+        what = f"{strange[0]} is given twice, or not possible" if strange else "empty"
+        raise ConfigError(
+            f"model.paths of layer {place + 1}: {what}; a path (l1, l2, l3) has l1 <= {l_in}, l2 and l3 <= {config.l_max}, an even "
+            "sum, and obeys the triangle rule"
+        )
+    return paths
+
+
+class InteractionLayer(nn.Module):
+    """A = conv(h) / avg_n;  u = Linear(A) + Linear_Z(h);  h' = u + alpha GridMix(Norm(u)).
+
+    ``place`` is that of the layer in the lists of the config (:class:`mlip.models.config.ModelConfig`).
+    """
+
+    def __init__(
+        self, config: ModelConfig, place: int, num_elements: int, l_in: int, num_basis: int, avg_num_neighbors: float
+    ) -> None:
         super().__init__()
         self.l_in, self.l_out = l_in, config.l_max
         self.avg_num_neighbors = avg_num_neighbors
         channels = config.channels
-        paths = natural_parity_paths(l_in, config.l_max, config.l_max)
+        paths = layer_paths(config, place, l_in)
         self.conv = TensorProductConv(paths, config.l_max, config.l_max, num_basis, channels)
+        self.gate = None if config.gate is None else PathGate(self.conv.paths, config.gate.of_layer(place))
         # Neighbour sums are of order sqrt(n): the gain makes A / avg_n of order one at the start.
         self.mix = EquivariantLinear(config.l_max, channels, channels, gain=avg_num_neighbors**0.5)
         self.self_mix = EquivariantLinear(l_in, channels, channels)
@@ -50,7 +79,8 @@ class InteractionLayer(nn.Module):
 
     def forward(self, h: Tensor, species: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor) -> Tensor:
         """Features ``[N, (l_in+1)^2, C]`` -> ``[N, (l_max+1)^2, C]``."""
-        message = self.conv(h, harmonics, basis, neighbours) / self.avg_num_neighbors
+        gated = (None, None) if self.gate is None else self.gate()
+        message = self.conv(h, harmonics, basis, neighbours, *gated) / self.avg_num_neighbors
         own = self.self_scale(self.self_mix(h), species)
         if self.l_in < self.l_out:
             own = nn.functional.pad(own, (0, 0, 0, num_components(self.l_out) - num_components(self.l_in)))
@@ -92,7 +122,7 @@ class Backbone(nn.Module):
         self.harmonics = SphericalHarmonics(config.l_max)
         self.layers = nn.ModuleList(
             InteractionLayer(
-                config, num_elements, 0 if t == 0 else config.l_max, self.radial.num_features, avg_num_neighbors
+                config, t, num_elements, 0 if t == 0 else config.l_max, self.radial.num_features, avg_num_neighbors
             )
             for t in range(config.num_layers)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class RadialConfig(BaseModel):
@@ -31,6 +31,29 @@ class GridConfig(BaseModel):
     )
     hidden: int | None = Field(None, ge=1, description="channels on the grid; default: the model's channels")
     oversampling: float = Field(1.0, ge=1.0, le=8.0, description="grid points per direction over the exact-product grid")
+
+
+class GateConfig(BaseModel):
+    """Path gates of the edge tensor products (mlip.nn.gate): which couplings are worth their cost is learned, the rest goes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sparsity: float | list[float] = Field(
+        0.5,
+        description="share of the paths that go, in [0, 1): of every layer, or a list with one number a layer (the density head's "
+        "own comes last). A path that is the only one into its degree stays: of a first layer none can go",
+    )
+
+    @field_validator("sparsity")
+    @classmethod
+    def _shares(cls, value: float | list[float]) -> float | list[float]:
+        if not all(0 <= share < 1 for share in (value if isinstance(value, list) else [value])):
+            raise ValueError("a share of paths that go is at least 0 and below 1")
+        return value
+
+    def of_layer(self, place: int) -> float:
+        """Sparsity of the interaction layer ``place``."""
+        return self.sparsity[place] if isinstance(self.sparsity, list) else self.sparsity
 
 
 class DensityConfig(BaseModel):
@@ -68,6 +91,12 @@ class ModelConfig(BaseModel):
     grid: GridConfig = Field(default_factory=GridConfig)
     energy: bool = Field(True, description="has an energy head: energies, forces, stress")
     density: DensityConfig | None = Field(None, description="the density head; None: there is none")
+    gate: GateConfig | None = Field(None, description="path gates, for training to prune the paths; None: every path stays")
+    paths: list[list[tuple[int, int, int]]] | None = Field(
+        None,
+        description="paths (l1, l2, l3) of every layer's tensor product (the density head's own comes last), as pruning leaves "
+        "them; None: all",
+    )
     readout_hidden: int = Field(32, ge=1, description="hidden width of the energy readout")
     zbl: bool = Field(False, description="add the Ziegler-Biersack-Littmark screened nuclear repulsion")
 
@@ -77,6 +106,16 @@ class ModelConfig(BaseModel):
             raise ValueError("a model needs a head: set energy: true or give a density section ({} takes its defaults)")
         if self.zbl and not self.energy:
             raise ValueError("zbl adds to the energy, and energy is false; set zbl: false or energy: true")
+        return self
+
+    @model_validator(mode="after")
+    def _every_layer(self) -> ModelConfig:
+        layers = self.num_layers + (self.density is not None)
+        given = {"gate.sparsity": None if self.gate is None else self.gate.sparsity, "paths": self.paths}
+        for name, values in given.items():
+            if isinstance(values, list) and len(values) != layers:
+                head = " and 1 for the density head's" if self.density is not None else ""
+                raise ValueError(f"{name} has {len(values)} entries; one is needed for each of {self.num_layers} layers{head}")
         return self
 
 

@@ -209,7 +209,9 @@ class DensityHead(nn.Module):
             enabled=density.nonlinearity != "none", activation=activation, oversampling=config.grid.oversampling, hidden=None
         )
         layer = config.model_copy(update={"l_max": self.l_max, "channels": channels, "grid": grid})
-        self.interaction = InteractionLayer(layer, len(elements), self.l_in, num_basis, avg_num_neighbors)
+        self.interaction = InteractionLayer(
+            layer, config.num_layers, len(elements), self.l_in, num_basis, avg_num_neighbors
+        )
         source = self.reference if density.modes else replace(self.reference, modes={})
         self.readout = ShellReadout(channels, [source.modes_of(z) for z in elements], self.l_max)
 

@@ -6,6 +6,7 @@ e3nn's order and normalisation.
 Constants (couplings, grids, knots) keep float64 masters: see mlip.nn.constants.
 """
 
+from mlip.nn.gate import PathGate
 from mlip.nn.grid import GridMix, SphereGrid
 from mlip.nn.linear import ElementScale, EquivariantLinear
 from mlip.nn.norm import EquivariantRMSNorm
@@ -22,6 +23,7 @@ __all__ = [
     "GridMix",
     "MLPBasis",
     "Path",
+    "PathGate",
     "PolynomialEnvelope",
     "SphereGrid",
     "SphericalHarmonics",

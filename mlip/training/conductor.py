@@ -1,4 +1,4 @@
-"""Leads a run: learning rate, averaging, validation, best weights, checkpoints, and when to stop.
+"""Leads a run: learning rate, path gates, averaging, validation, best weights, checkpoints, and when to stop.
 
 Lightning drives the optimisation over one endless stream of batches; epochs, and with them the place to resume at, are
 counted here, so that a checkpoint taken anywhere, also within an epoch, continues exactly.
@@ -13,12 +13,15 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from mlip.config import RunConfig
+from mlip.models import Potential
 from mlip.training.distributed import agree_on_maximum, sum_over_processes
 from mlip.training.ema import WeightAverage
 from mlip.training.evaluate import Evaluation
+from mlip.training.gating import Gating
 from mlip.training.losses import TERMS
 from mlip.training.metrics import ErrorSums
 from mlip.training.module import PotentialModule
@@ -72,6 +75,7 @@ class Conductor(Callback):
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.average: WeightAverage | None = None
+        self.gating = None if self.options.gate is None else Gating(self.options.gate, self.options.seed)
         self.share = 0.0
         self._elapsed = self._validation_seconds = self._last_validation = 0.0
         self._last_save, self._save_seconds = time.monotonic(), 0.0
@@ -84,6 +88,8 @@ class Conductor(Callback):
         if self.checkpoint.exists():
             content = read_checkpoint(self.checkpoint)
             self.progress, self.best = restore(content, module.model, trainer.optimizers[0], self.average)
+            if self.gating is not None:
+                self.gating.load_state_dict(content["gate"])
             module.errors.sums = content["epoch_errors"][trainer.global_rank].clone()
             self.budget.resume(self.progress.elapsed)
             self._last_validation = self.progress.elapsed
@@ -102,11 +108,25 @@ class Conductor(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         module = _module(pl_module)
         self._elapsed = agree_on_maximum([self.budget.elapsed])[0]
-        self.share = self._share(batch["epoch"] + batch["batch_index"] / batch["num_batches"])
+        epochs = batch["epoch"] + batch["batch_index"] / batch["num_batches"]
+        self.share = self._share(epochs)
+        if self.gating is not None and self.gating.before_step(_potential(module), self.share, epochs, self.progress.step):
+            self._freeze(trainer, module)
         self.progress.lr = learning_rate(self.share, self.options)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.progress.lr
         module.loss_weights = self.loss_weights(self.share)
+
+    def _freeze(self, trainer: Trainer, module: PotentialModule) -> None:
+        """Reduce the network to the paths that its gates have chosen. From here on, only such weights can be the best."""
+        assert self.gating is not None and self.average is not None
+        self.gating.freeze(_potential(module), _plain(trainer.optimizers[0]), self.average)
+        self.best, progress = {}, self.progress
+        progress.best_value = progress.reference = float("inf")
+        progress.stale = 0
+        if isinstance(trainer.strategy, DDPStrategy):  # gradients are summed over processes for parameters known when it was set up
+            trainer.strategy.model = module
+            trainer.strategy.configure_ddp()
 
     def _share(self, epochs: float) -> float:
         """How much of the run is done, 0 to 1: of the time or of the epochs, whichever is further."""
@@ -137,6 +157,8 @@ class Conductor(Callback):
         self._elapsed = agree_on_maximum([self.budget.elapsed])[0]
         self.progress.elapsed = self._elapsed
         reason = self._reason_to_stop(last)
+        if reason and self._gates_are_open():
+            self._freeze(trainer, module)
         if reason or (last and self._validation_is_due()):
             self._validate(trainer, module)
             reason = reason or self._patience_lost()
@@ -153,9 +175,13 @@ class Conductor(Callback):
 
     def _patience_lost(self) -> str:
         rule = self.options.early_stopping
-        if rule is None or self.progress.stale < rule.patience:
+        if rule is None or self.progress.stale < rule.patience or self._gates_are_open():
             return ""
         return f"no improvement in {self.progress.stale} validations (early stopping)"
+
+    def _gates_are_open(self) -> bool:
+        """Whether the network has gates that are not yet frozen."""
+        return self.gating is not None and not self.gating.frozen
 
     def _validation_is_due(self) -> bool:
         every = self.options.validate_every
@@ -247,8 +273,9 @@ class Conductor(Callback):
         if trainer.is_global_zero:
             start = time.monotonic()
             extra = {**self.extra, "epoch_errors": everyone}
-            optimizer = trainer.optimizers[0]
-            optimizer = getattr(optimizer, "optimizer", optimizer)
+            if self.gating is not None:
+                extra["gate"] = self.gating.state_dict(_potential(module))
+            optimizer = _plain(trainer.optimizers[0])
             save_checkpoint(self.checkpoint, module.model, optimizer, self.average, self.best, self.progress, extra)
             self._save_seconds = time.monotonic() - start
         self._last_save = time.monotonic()
@@ -257,3 +284,13 @@ class Conductor(Callback):
 def _module(pl_module: LightningModule) -> PotentialModule:
     assert isinstance(pl_module, PotentialModule)
     return pl_module
+
+
+def _potential(module: PotentialModule) -> Potential:
+    assert isinstance(module.model, Potential)
+    return module.model
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimiser itself, where Lightning has wrapped it."""
+    return getattr(optimizer, "optimizer", optimizer)

@@ -48,6 +48,11 @@ class WeightAverage:
         """Overwrite the module's weights by the average."""
         torch._foreach_copy_(list(self._weights), self.average)
 
+    def follow(self, module: nn.Module, averaged: nn.Module) -> None:
+        """Go on with the parameters that ``module`` has now; ``averaged`` is a module of the same kind that holds their average."""
+        self._weights = [p for p in module.parameters() if p.requires_grad]
+        self.average = [p.detach().clone() for p in averaged.parameters() if p.requires_grad]
+
     def state_dict(self) -> dict[str, int | list[Tensor]]:
         """Plain tensors and numbers."""
         return {"updates": self.updates, "average": [a.clone() for a in self.average]}

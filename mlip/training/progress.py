@@ -36,6 +36,7 @@ class LiveProgress(Callback):
         self._recent: ErrorSums | None = None
         self._last_line = 0.0
         self._validations = self._skipped = 0
+        self._phase = ""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.console.is_terminal:
@@ -57,6 +58,7 @@ class LiveProgress(Callback):
         progress, share = self.conductor.progress, min(1.0, self.conductor.share)
         history = progress.history
         self._warn_of_skipped()
+        self._tell_of_gates(pl_module)
         if len(history) > self._validations and progress.epoch > 0:
             self._validations = len(history)
             if self.bar is None and (time.monotonic() - self._last_line >= LINE_EVERY or progress.finished):
@@ -80,6 +82,14 @@ class LiveProgress(Callback):
                 f"warning: {count} steps left out in epoch {progress.epoch}: their gradient was not finite",
                 style="yellow", markup=False, highlight=False, soft_wrap=True,
             )  # fmt: skip
+
+    def _tell_of_gates(self, module: PotentialModule) -> None:
+        """When the path gates begin another phase."""
+        gating = self.conductor.gating
+        if gating is None or gating.phase == self._phase:
+            return
+        self._phase = gating.phase
+        self.console.print(f"step {self.conductor.progress.step}: {gating.describe(module.model)}", highlight=False, soft_wrap=True)
 
     def _remember(self, module: PotentialModule) -> None:
         """Errors of roughly the last twenty steps."""

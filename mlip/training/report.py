@@ -17,6 +17,7 @@ from mlip.config import RunConfig
 from mlip.data.frame import Frame, count_atoms
 from mlip.models import Potential
 from mlip.training.evaluate import Evaluation, evaluate
+from mlip.training.gating import paths_of
 from mlip.training.graphs import TrainingGraphs, available_metrics
 from mlip.training.loader import evaluation_batches, load_batches, to_device
 from mlip.training.plots import learning_curve, parity_plots
@@ -115,6 +116,8 @@ def finish(
         about["e0"] = data.e0_note
     if data.density is not None:
         about["density_basis"] = data.density.basis.name
+    if config.training.gate is not None:
+        about["paths"] = paths_of(model)
     metadata = {"level_of_theory": data.level_of_theory or "not stated by the data file"}
     metadata |= {"training": about, "training_data": {"file": Path(config.data.train).name, "sha256": data.fingerprint}}
     metadata |= {"charges": data.charges, "spins": data.spins}

@@ -27,6 +27,7 @@ from mlip.models import DensityReference, Potential
 from mlip.training.conductor import Conductor
 from mlip.training.distributed import is_parallel, process_rank
 from mlip.training.evaluate import Evaluation, evaluate
+from mlip.training.gating import reduce_as_before
 from mlip.training.loader import BatchStream, bytes_of, evaluation_batches, load_batches, to_device
 from mlip.training.module import PotentialModule
 from mlip.training.prepare import Prepared, new_model, prepare, training_batches, training_graphs, validation_graphs
@@ -71,6 +72,8 @@ def train(
     if resumed:
         data = _as_begun(folder, data)
     model = new_model(config, data)
+    if resumed:
+        reduce_as_before(model, read_checkpoint(folder.checkpoint))
     describe_data(console, data, model, folder, resumed)
     conductor = fit(config, data, model, folder, budget, console)
     if not first:
