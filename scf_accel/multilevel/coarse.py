@@ -54,14 +54,14 @@ def exchange_terms(mf: Any) -> list[tuple[float, float]]:
     return [term for term in terms if abs(term[0]) > 1e-10]
 
 
-def is_dear(mf: Any) -> bool:
-    """Whether a full Fock matrix costs so much that a better coarse model pays: no density fitting, and f functions.
+def is_large(mol: Any) -> bool:
+    """Whether the orbital basis has f functions or higher, which feel the errors of a small grid and fitting basis.
 
-    There the plain model needs a third full Fock matrix, since virtual orbitals of f type feel its errors (second orbital
-    gradient of chlorobenzene, PBE/def2-TZVP: 3.6e-5 with (25, 86) points an atom, 1.9e-5 with (30, 110); of acetone: 5.5e-5
-    with def2-universal-jfit, 2.3e-5 with def2-universal-jkfit).
+    Second orbital gradient in def2-TZVP: chlorobenzene (PBE) 3.6e-5 with (25, 86) points an atom, 1.9e-5 with (30, 110),
+    benzene (B3LYP) 3.4e-5 and 3e-6; acetone (PBE, no density fitting) 5.5e-5 with def2-universal-jfit, 2.3e-5 with
+    def2-universal-jkfit. Above 3e-5 a third full Fock matrix is needed.
     """
-    return not isinstance(getattr(mf, "with_df", None), df.DF) and max(mf.mol.bas_angular(i) for i in range(mf.mol.nbas)) > 2
+    return max(mol.bas_angular(shell) for shell in range(mol.nbas)) > 2
 
 
 def fitting_bases(mf: Any) -> list[Any]:
@@ -71,9 +71,10 @@ def fitting_bases(mf: Any) -> list[Any]:
     of the first coarse solution 9e-2 with it, 3e-3 with def2-universal-jkfit on sulphur).
     """
     mol = mf.mol
+    exact = not isinstance(getattr(mf, "with_df", None), df.DF)
     symbols = {mol.atom_symbol(atom) for atom in range(mol.natm)}  # with their labels, which "default" would go before
     heavy = {symbol: HEAVY_AUXBASIS for symbol in symbols if gto.charge(symbol) > NEON}
-    return [*([HEAVY_AUXBASIS] if is_dear(mf) else []), {"default": AUXBASIS, **heavy}]
+    return [*([HEAVY_AUXBASIS] if exact and is_large(mol) else []), {"default": AUXBASIS, **heavy}]
 
 
 class CoarseModel:
@@ -135,7 +136,7 @@ class CoarseModel:
     def _make_orbitals(self, settings: Settings, max_bytes: float, dtype: type) -> GridOrbitals:
         grids = dft.Grids(self.mol)
         grids.verbose = 0
-        points = settings.grid if settings.grid is not None else FINER_GRID if is_dear(self.mf) else GRID
+        points = settings.grid if settings.grid is not None else FINER_GRID if is_large(self.mol) else GRID
         if isinstance(points, int):
             grids.level = points
         else:

@@ -15,7 +15,7 @@ from scf_accel.threads import serial
 
 DIIS_SPACE = 10
 SERIAL = 300  # matrices smaller than this gain nothing from threads in a diagonalisation
-STALL = 6  # cycles without halving the gradient
+STALL, STALL_NEAR = 6, 3  # cycles without halving the gradient; within a few tolerances of the goal, where rounding may stop it
 FAR = 1e-3  # orbital gradients above this are no solution, whatever the model's precision
 SHIFT = 0.3  # level shift (Hartree) of the second attempt
 DESCENT = 4  # coarse Fock matrices of the third attempt, in multiples of DIIS's
@@ -165,7 +165,8 @@ def _diis(problem: Problem, base: np.ndarray, reference: Reference, state: State
             if gradient < best.gradient:
                 best = Solution(state, gradient, 0)
             mark, stalled = (gradient, 0) if gradient < 0.5 * mark else (mark, stalled + 1)
-            if gradient < tol or (stalled >= STALL and best.gradient < max(1e-4, 4.0 * tol)):
+            patience = STALL_NEAR if best.gradient < 4.0 * tol else STALL
+            if gradient < tol or (stalled >= patience and best.gradient < max(1e-4, 4.0 * tol)):
                 break
         last = problem.fock(potential, state, cycle, diis, last)
         mo_energy, mo_coeff = mf.eig(last, problem.s1e, x=problem.x_orth)

@@ -12,7 +12,7 @@ class Settings:
 
     Attributes:
         grid: coarse integration grid: ``(radial, angular)`` points per atom before pruning, or a PySCF level; None: (25, 86),
-            or (30, 110) for an orbital basis with f functions without density fitting.
+            or (30, 110) for an orbital basis with f functions.
         auxbasis: fitting basis of the coarse Coulomb and exchange matrices, where ``mf`` has no integrals to share; None:
             def2-universal-jfit, but def2-universal-jkfit beyond neon, and for an orbital basis with f functions where
             memory allows.

@@ -9,7 +9,7 @@ from pyscf import df, scf
 from small_molecules import molecule
 
 from scf_accel.multilevel import fittedjk
-from scf_accel.multilevel.fittedjk import FullFit, PackedFit, three_index
+from scf_accel.multilevel.fittedjk import FullFit, PackedFit, square, three_index
 
 AUXBASIS = "def2-universal-jkfit"
 PRECISION = [(np.float64, 1e-10), (np.float32, 2e-5)]
@@ -98,3 +98,12 @@ def test_cartesian_functions(kind):
     if kind is PackedFit:
         np.testing.assert_allclose(fit.coulomb(c @ c.T), vj, atol=1e-8)
     np.testing.assert_allclose(fit.exchange(c), vk, atol=1e-8)
+
+
+def test_squares_in_single_precision_add_up_in_double():
+    """The error of a long sum is that of its short parts: well below that of one product in single precision."""
+    half = np.random.default_rng(0).normal(size=(40, 40_000)).astype(np.float32)
+    exact = half.astype(np.float64) @ half.T.astype(np.float64)
+    ours, plain = (np.linalg.norm(np.triu(product - exact, 1)) for product in (square(half), half @ half.T))
+    assert ours < 0.5 * plain
+    np.testing.assert_allclose(square(half), exact, atol=2e-6 * exact.max())

@@ -14,7 +14,7 @@ from small_molecules import molecule
 import scf_accel
 from scf_accel.memory import available_bytes
 from scf_accel.multilevel import Settings
-from scf_accel.multilevel.coarse import CoarseModel, fitting_bases, is_dear
+from scf_accel.multilevel.coarse import CoarseModel, fitting_bases, is_large
 
 CASES = {
     "converged": {},
@@ -91,9 +91,10 @@ def test_available_memory_follows_the_limit():
     assert 9e11 < available_bytes(mf) < 1e12
 
 
-def test_dear_operators_get_a_better_model():
+def test_large_orbital_bases_get_a_better_model():
     large, small = molecule(basis="def2-tzvpp"), molecule(basis="def2-svp")
-    assert is_dear(dft.RKS(large)) and not is_dear(dft.RKS(small)) and not is_dear(dft.RKS(large).density_fit())
+    assert is_large(large) and not is_large(small)
+    assert [len(fitting_bases(mf)) for mf in (dft.RKS(large), dft.RKS(small), dft.RKS(large).density_fit())] == [2, 1, 1]
     exact, plain = (CoarseModel(dft.RKS(mol, xc="pbe"), Settings(), 1e9) for mol in (large, small))
     per_atom = [len(model.orbitals.weights) / 3 for model in (exact, plain)]
     assert per_atom[0] > 1.2 * per_atom[1]
