@@ -81,10 +81,12 @@ class InteractionLayer(nn.Module):
         """Features ``[N, (l_in+1)^2, C]`` -> ``[N, (l_max+1)^2, C]``."""
         return self.update(h, species, self.message(h, harmonics, basis, neighbours))
 
-    def message(self, h: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor) -> Tensor:
+    def message(
+        self, h: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor, pair_weight: Tensor | None = None
+    ) -> Tensor:
         """A of as many receiving nodes as there are rows of ``neighbours`` ``[n, D]``: ``[n, (l_max+1)^2, C]``."""
         gated = (None, None) if self.gate is None else self.gate()
-        return self.conv(h, harmonics, basis, neighbours, *gated) / self.avg_num_neighbors
+        return self.conv(h, harmonics, basis, neighbours, *gated, pair_weight) / self.avg_num_neighbors
 
     def update(self, h: Tensor, species: Tensor, message: Tensor) -> Tensor:
         """h' from h and A of all nodes."""

@@ -278,7 +278,7 @@ class DensityHead(nn.Module):
     def _gated_message(self, reduced: Tensor, node: NodeFeatures, weight: Tensor) -> Tensor:
         """The sum over the pairs with a weight ``[N, D]`` above 0."""
         tables = tables_of(node, weight)
-        parts = [self.interaction.message(reduced, self.harmonics(t.unit), t.basis, t.neighbours) for t in tables]
+        parts = [self.interaction.message(reduced, self.harmonics(t.unit), t.basis, t.neighbours, t.weight) for t in tables]
         atoms = torch.cat([t.atoms for t in tables])
         return torch.cat(parts).index_select(0, torch.argsort(atoms))
 

@@ -19,14 +19,15 @@ class PairTable(NamedTuple):
 
     Attributes:
         atoms: ``[n]``.
-        unit: directions ``[n, w, 3]``. basis: ``[n, w, num_basis]``, times the weights, 0 where padded.
-        neighbours: senders ``[n, w]``.
+        unit: directions ``[n, w, 3]``. basis: ``[n, w, num_basis]``. neighbours: senders ``[n, w]``.
+        weight: ``[n, w]``, 0 where padded.
     """
 
     atoms: Tensor
     unit: Tensor
     basis: Tensor
     neighbours: Tensor
+    weight: Tensor
 
 
 def tables_of(node: NodeFeatures, weight: Tensor) -> list[PairTable]:
@@ -35,14 +36,17 @@ def tables_of(node: NodeFeatures, weight: Tensor) -> list[PairTable]:
     Every atom stands in one of them.
     """
     kept = weight > 0
-    # Kept pairs first, in their order; what stands behind them within a table's width has weight 0, and so a basis of 0.
+    # Kept pairs first, in their order; what stands behind them within a table's width has weight 0.
     columns = torch.argsort((~kept).byte(), dim=1, stable=True)
-    basis = node.basis * weight.unsqueeze(2)
     tables = []
     for atoms, width in groups_of(kept.sum(dim=1)):
         chosen = columns.index_select(0, atoms)[:, :width]
-        rows = atoms.unsqueeze(1)
-        tables.append(PairTable(atoms, node.unit[rows, chosen], basis[rows, chosen], node.neighbours[rows, chosen]))
+        place = (atoms.unsqueeze(1) * columns.shape[1] + chosen).view(-1)
+        parts = (
+            table.flatten(0, 1).index_select(0, place).view(*chosen.shape, *table.shape[2:])
+            for table in (node.unit, node.basis, node.neighbours, weight)
+        )
+        tables.append(PairTable(atoms, *parts))
     return tables
 
 

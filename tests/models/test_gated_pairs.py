@@ -84,7 +84,7 @@ def test_leaving_out_shut_pairs_changes_nothing(dtype, monkeypatch):
 
     narrow = outcome()
     def everything(node, weight):
-        return [PairTable(torch.arange(len(weight)), node.unit, node.basis * weight.unsqueeze(2), node.neighbours)]
+        return [PairTable(torch.arange(len(weight)), node.unit, node.basis, node.neighbours, weight)]
 
     monkeypatch.setattr(density_module, "tables_of", everything)
     for one, other in zip(narrow, outcome(), strict=True):
