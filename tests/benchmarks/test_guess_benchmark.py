@@ -27,6 +27,7 @@ try:
     import _guessmolecules
     import _molecules
     import _scfruns
+    import _store
     import scf_guess
     import scf_guess_plots
 finally:
@@ -394,7 +395,7 @@ def test_the_commit_of_a_row_covers_both_packages(monkeypatch: pytest.MonkeyPatc
 
     def run(words: list[str], **_: Any) -> Any:
         asked.append(words)
-        return _scfruns.subprocess.CompletedProcess(words, 0, stdout="abc\n")
+        return _store.subprocess.CompletedProcess(words, 0, stdout="abc\n")
 
-    monkeypatch.setattr(_scfruns.subprocess, "run", run)
-    assert _scfruns.commit() == "abc+" and {"mlip", "scf_accel", "benchmarks"} <= set(asked[1])
+    monkeypatch.setattr(_store.subprocess, "run", run)
+    assert _store.commit() == "abc+" and {"mlip", "scf_accel", "benchmarks"} <= set(asked[1])
