@@ -63,9 +63,16 @@ class PairGateConfig(BaseModel):
 
     sparsity: float = Field(0.5, ge=0, lt=1, description="share of the pairs that go, which training aims at")
     strength: float = Field(
-        1.0, ge=0, description="of that aim: strength (share that goes - sparsity)^2 is added to the loss of a training step"
+        10.0, ge=0, description="of that aim: strength (share that goes - sparsity)^2 is added to the loss of a training step"
+    )
+    ramp: float = Field(
+        0.3, ge=0, le=1, description="share of the run in which the aim rises from 0; what can be spared shows only as it learns"
     )
     hidden: int = Field(16, ge=1, le=1024, description="width of the gate's network")
+
+    def aim(self, share: float) -> float:
+        """Share of the pairs that are to go when ``share`` of the run is done."""
+        return self.sparsity * min(1.0, share / self.ramp) if self.ramp else self.sparsity
 
 
 class DensityConfig(BaseModel):

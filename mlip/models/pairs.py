@@ -53,9 +53,12 @@ def tables_of(node: NodeFeatures, weight: Tensor) -> list[PairTable]:
 def groups_of(counts: Tensor) -> list[tuple[Tensor, int]]:
     """Atoms with about as many pairs ``counts`` [N] together, the most first; with each group its largest number."""
     groups: list[tuple[Tensor, int]] = []
-    number = max(1, min(MOST_TABLES, len(counts)))
-    for atoms in reversed(torch.argsort(counts, stable=True).tensor_split(number)):
-        width = int(counts[atoms].max()) if len(atoms) else 0
+    order = torch.argsort(counts, stable=True)
+    if len(order) == 0:
+        return [(order, 0)]
+    parts = order.tensor_split(min(MOST_TABLES, len(order)))
+    widths = counts.index_select(0, torch.stack([part[-1] for part in parts])).tolist()
+    for atoms, width in zip(reversed(parts), reversed(widths), strict=True):
         if groups and (groups[-1][1] - width) * len(atoms) < WORTH:
             groups[-1] = (torch.cat([atoms, groups[-1][0]]), groups[-1][1])
         else:

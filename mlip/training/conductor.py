@@ -115,7 +115,7 @@ class Conductor(Callback):
         self.progress.lr = learning_rate(self.share, self.options)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.progress.lr
-        module.loss_weights = self.loss_weights(self.share)
+        module.loss_weights, module.done = self.loss_weights(self.share), self.share
 
     def _freeze(self, trainer: Trainer, module: PotentialModule) -> None:
         """Reduce the network to the paths that its gates have chosen. From here on, only such weights can be the best."""

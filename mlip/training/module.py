@@ -34,6 +34,7 @@ class PotentialModule(LightningModule):
         skipped: whether the last step was left out because its gradient was not finite.
         bad_steps: how many in a row.
         pair_gate: settings of the density head's pair gate, if there is one.
+        done: share of the run that is done, which the conductor knows.
     """
 
     def __init__(self, model: nn.Module, config: RunConfig, elements: list[int]):
@@ -46,6 +47,7 @@ class PotentialModule(LightningModule):
         self.pair_gate = pair_gate_of(model)
         self.errors = ErrorSums(elements, density_degrees(model), pairs=self.pair_gate is not None)
         self.step_errors = self.errors.empty()
+        self.done = 1.0
         self.skipped = False
         self.bad_steps = 0
 
@@ -58,7 +60,7 @@ class PotentialModule(LightningModule):
         self.errors.sums += self.step_errors.sums
         loss = total_loss(sums, counts, self.loss_weights, self.trainer.world_size, sum_over_processes)
         if self.pair_gate is not None and "density_pairs_soft" in prediction:
-            loss = loss + pair_penalty(prediction, self.pair_gate, self.trainer.world_size, sum_over_processes)
+            loss = loss + pair_penalty(prediction, self.pair_gate, self.done, self.trainer.world_size, sum_over_processes)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

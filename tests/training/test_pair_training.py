@@ -35,7 +35,7 @@ EPOCHS = 3
 
 def gated_values(folder: Path, epochs: int = EPOCHS, **gate: float) -> dict:
     """The toy run of a density with a pair gate; its loss needs no metric, and no PySCF."""
-    values = density_values(folder, epochs)
+    values = density_values(folder, epochs, lr=0.05)
     values["model"]["density"] = {"pair_gate": gate}
     values["loss"] = {"density": {"kind": "l2"}}
     return values
@@ -45,7 +45,7 @@ def gated_values(folder: Path, epochs: int = EPOCHS, **gate: float) -> dict:
 def straight(tmp_path_factory):
     """An uninterrupted run: config and results."""
     folder = tmp_path_factory.mktemp("pairs")
-    config = load_config(write_config(folder, gated_values(folder, sparsity=0.6, strength=20.0)))
+    config = load_config(write_config(folder, gated_values(folder, sparsity=0.6, strength=50.0, ramp=0.2)))
     return config, train(config)
 
 
@@ -59,6 +59,7 @@ def test_the_share_let_through_is_logged_and_reported(straight, tmp_path):
     rows = log_of(config)
     assert float(rows[0]["valid_density_pairs_mean"]) == 100.0 and rows[0]["train_density_pairs_mean"] == ""
     assert all(0 < float(row["train_density_pairs_mean"]) <= 100 for row in rows[1:])
+    assert float(rows[-1]["train_density_pairs_mean"]) < 90 and float(rows[-1]["valid_density_pairs_mean"]) < 90
     frames = HDF5Frames(config.data.test)
     model = load_model(config.run.dir)
     found = evaluate_frames(model, frames, batch_size=2).errors.report()["density_pairs"]
@@ -139,7 +140,15 @@ def test_the_penalty_has_the_value_of_the_true_share_and_the_slope_of_the_soft_o
     loss.backward()
     assert float(soft.grad) == pytest.approx(3.0 * 2 * 0.1 / 100)  # opening is punished where too few are shut
     nothing = pair_penalty(counts(0, 0, torch.zeros(1)), PairGateConfig(sparsity=0.0))
-    assert float(nothing) == 1.0
+    assert float(nothing) == 10.0
+
+
+def test_the_aim_rises_with_the_run():
+    gate = PairGateConfig(sparsity=0.6, ramp=0.5)
+    assert [gate.aim(done) for done in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.0, 0.3, 0.6, 0.6])
+    assert PairGateConfig(sparsity=0.6, ramp=0.0).aim(0.0) == 0.6
+    assert float(pair_penalty(counts(100, 100, torch.zeros(1)), gate, 0.0)) == 0.0
+    assert float(pair_penalty(counts(100, 100, torch.zeros(1)), gate)) == pytest.approx(3.6)
 
 
 def test_processes_have_the_penalty_of_the_whole_batch():
@@ -149,7 +158,7 @@ def test_processes_have_the_penalty_of_the_whole_batch():
     total = torch.tensor([60.0, 100.0], dtype=torch.float64)
     for kept, pairs in parts:
         soft = torch.tensor([kept], requires_grad=True)
-        loss = pair_penalty(counts(kept, pairs, soft), gate, 2, lambda _: total)
+        loss = pair_penalty(counts(kept, pairs, soft), gate, 1.0, 2, lambda _: total)
         assert loss.item() == pytest.approx(2.0 * (0.4 - 0.7) ** 2)
         slopes.append(float(torch.autograd.grad(loss, soft)[0]))
     whole = torch.tensor([60.0], requires_grad=True)
