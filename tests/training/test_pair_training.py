@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from density_toys import density_values
+from rich.console import Console
 from safetensors.torch import load_file
 from training_toys import write_config
 from typer.testing import CliRunner
@@ -43,10 +46,11 @@ def gated_values(folder: Path, epochs: int = EPOCHS, **gate: float) -> dict:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """An uninterrupted run: config and results."""
+    """An uninterrupted run: config, results, what it said."""
     folder = tmp_path_factory.mktemp("pairs")
     config = load_config(write_config(folder, gated_values(folder, sparsity=0.6, strength=50.0, ramp=0.2)))
-    return config, train(config)
+    console = Console(file=io.StringIO(), width=200)
+    return config, train(config, console=console), console.file.getvalue()
 
 
 def log_of(config: RunConfig) -> list[dict[str, str]]:
@@ -55,8 +59,9 @@ def log_of(config: RunConfig) -> list[dict[str, str]]:
 
 
 def test_the_share_let_through_is_logged_and_reported(straight, tmp_path):
-    config, results = straight
+    config, results, said = straight
     rows = log_of(config)
+    assert re.search(r"train D .* pairs \d+\.\d %  valid D .* pairs \d+\.\d %", said) and "pairs let through" in said
     assert float(rows[0]["valid_density_pairs_mean"]) == 100.0 and rows[0]["train_density_pairs_mean"] == ""
     assert all(0 < float(row["train_density_pairs_mean"]) <= 100 for row in rows[1:])
     assert float(rows[-1]["train_density_pairs_mean"]) < 90 and float(rows[-1]["valid_density_pairs_mean"]) < 90
@@ -73,7 +78,7 @@ def test_the_share_let_through_is_logged_and_reported(straight, tmp_path):
 
 
 def test_stopped_within_an_epoch_it_resumes_to_the_same_weights(straight, tmp_path, monkeypatch):
-    config, results = straight
+    config, results, _ = straight
     values = json.loads(config.model_dump_json())
     values["run"]["dir"] = str(tmp_path / "run")
     again = load_config(write_config(tmp_path, values))
