@@ -13,7 +13,10 @@ from mlip.models import build, compact
 from mlip.models import density as density_module
 from mlip.models import pairs as pairs_module
 from mlip.models.pairs import PairTable, groups_of
-from mlip.testing import check_all, count_work, evaluate_density, graph_of, tolerance
+from mlip.nn import PairGate
+from mlip.nn import pairgate as pairgate_module
+from mlip.nn.pairgate import GatedPairs
+from mlip.testing import LawError, check_all, count_work, evaluate_density, graph_of, tolerance
 
 CONV = "density_head.interaction.conv"
 
@@ -145,9 +148,8 @@ def test_the_gate_costs_little_beside_the_convolution():
     assert count_work(gated, graph).multiply_adds - full.multiply_adds < 0.05 * full.convolutions[CONV]
 
 
-def test_the_density_stays_smooth_where_a_pair_is_shut():
-    """Second differences from the left and from the right meet as the step goes to 0: their distance falls with it."""
-    model = gated_model(Atoms("OH"), dtype="float64", density={"projection": "none"})
+def second_differences(model):
+    """Largest distance of second differences from the left and from the right, at a place where a pair is shut, by step."""
 
     def density(r):
         return evaluate_density(model, Atoms("OH", positions=[[0, 0, 0], [0, 0, r]]))[0]
@@ -167,9 +169,34 @@ def test_the_density_stays_smooth_where_a_pair_is_shut():
         one, two = ((density(left + s * 2 * h) - 2 * density(left + s * h) + density(left)) / h**2 for s in (1, -1))
         return np.abs(one - two).max()
 
-    jumps = [jump(h) for h in (4e-3, 2e-3, 1e-3)]
+    return [jump(h) for h in (4e-3, 2e-3, 1e-3)]
+
+
+def test_the_density_stays_smooth_where_a_pair_is_shut(monkeypatch):
+    """Left and right meet as the step goes to 0; with a hard threshold they part."""
+    model = gated_model(Atoms("OH"), density={"projection": "none"})
+    jumps = second_differences(model)
     assert jumps[0] > 1e-6  # the gate is felt
     assert jumps[0] / jumps[1] == pytest.approx(2, rel=0.3) and jumps[1] / jumps[2] == pytest.approx(2, rel=0.3)
+    monkeypatch.setattr(pairgate_module, "smooth_step", lambda x: (x > 0).to(x.dtype))
+    jumps = second_differences(model)
+    assert jumps[1] > 3 * jumps[0] and jumps[2] > 3 * jumps[1]
+
+
+def test_the_kit_catches_a_quantile_over_the_batch(monkeypatch):
+    """As SPHNet's gate is."""
+    plain = PairGate.forward
+
+    def quantile(gate, scalars, basis, neighbours, degree):
+        weight, score = plain(gate, scalars, basis, neighbours, degree)
+        if score.numel() == 0:
+            return GatedPairs(weight, score)
+        real = torch.arange(score.shape[1]) < degree.unsqueeze(1)
+        return GatedPairs((real & (score >= score[real].median())).to(score.dtype), score)
+
+    monkeypatch.setattr(PairGate, "forward", quantile)
+    with pytest.raises(LawError, match="density_batch_equals_single"):
+        check_all(gated_model(acetaldehyde()), acetaldehyde(), laws=["density_batch_equals_single"])
 
 
 def set_bias(model, value):
