@@ -12,6 +12,7 @@ import pytest
 FOLDERS = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("benchmarks", "tests/training")]
 sys.path[:0] = FOLDERS
 try:
+    import _store
     import gate_ablation
     from gate_ablation import Row, Set
     from training_toys import toy_values, write_config
@@ -87,3 +88,14 @@ def test_all_sparsities_at_all_degrees_for_both_heads() -> None:
     settings = Row("density-organics", 3, 0.0, 0.5, 2.0, 1).settings(Path("x"))
     assert "model.density.pair_gate.sparsity=0.5" in settings and not [s for s in settings if s.startswith("model.gate")]
     assert "model.gate.sparsity=0.3" in Row("acac", 3, 0.3, 0.0, 2.0, 1).settings(Path("x"))
+
+
+def test_the_commit_of_a_row_covers_both_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def run(words: list[str], **_: Any) -> Any:
+        asked.append(words)
+        return _store.subprocess.CompletedProcess(words, 0, stdout="abc\n")
+
+    monkeypatch.setattr(_store.subprocess, "run", run)
+    assert _store.commit() == "abc+" and {"mlip", "scf_accel", "benchmarks"} <= set(asked[1])
