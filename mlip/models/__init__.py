@@ -2,7 +2,7 @@
 
 from mlip.models.build import build, parse_dtype
 from mlip.models.compaction import compact
-from mlip.models.config import PRESETS, DensityConfig, GateConfig, GridConfig, ModelConfig, RadialConfig, preset
+from mlip.models.config import PRESETS, DensityConfig, GateConfig, GridConfig, ModelConfig, PairGateConfig, RadialConfig, preset
 from mlip.models.densitystats import DensityReference, density_statistics
 from mlip.models.potential import Potential
 
@@ -13,6 +13,7 @@ __all__ = [
     "GateConfig",
     "GridConfig",
     "ModelConfig",
+    "PairGateConfig",
     "Potential",
     "RadialConfig",
     "build",

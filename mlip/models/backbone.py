@@ -79,8 +79,17 @@ class InteractionLayer(nn.Module):
 
     def forward(self, h: Tensor, species: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor) -> Tensor:
         """Features ``[N, (l_in+1)^2, C]`` -> ``[N, (l_max+1)^2, C]``."""
+        return self.update(h, species, self.message(h, harmonics, basis, neighbours))
+
+    def message(
+        self, h: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor, pair_weight: Tensor | None = None
+    ) -> Tensor:
+        """A of as many receiving nodes as there are rows of ``neighbours`` ``[n, D]``: ``[n, (l_max+1)^2, C]``."""
         gated = (None, None) if self.gate is None else self.gate()
-        message = self.conv(h, harmonics, basis, neighbours, *gated) / self.avg_num_neighbors
+        return self.conv(h, harmonics, basis, neighbours, *gated, pair_weight) / self.avg_num_neighbors
+
+    def update(self, h: Tensor, species: Tensor, message: Tensor) -> Tensor:
+        """h' from h and A of all nodes."""
         own = self.self_scale(self.self_mix(h), species)
         if self.l_in < self.l_out:
             own = nn.functional.pad(own, (0, 0, 0, num_components(self.l_out) - num_components(self.l_in)))
@@ -97,7 +106,7 @@ class NodeFeatures(NamedTuple):
         features: ``[N, (l_max+1)^2, C]``.
         coordination: smooth coordination numbers ``[N]``, the sums of the radial envelope.
         unit: directions of the padded edges ``[N, D, 3]``. basis: their radial basis ``[N, D, num_basis]``, 0 where padded.
-        neighbours: their senders ``[N, D]``.
+        neighbours: their senders ``[N, D]``. degree: how many of the D are neighbours ``[N]``; they come first.
     """
 
     features: Tensor
@@ -105,6 +114,7 @@ class NodeFeatures(NamedTuple):
     unit: Tensor
     basis: Tensor
     neighbours: Tensor
+    degree: Tensor
 
 
 class Backbone(nn.Module):
@@ -127,13 +137,13 @@ class Backbone(nn.Module):
             for t in range(config.num_layers)
         )
 
-    def forward(self, species: Tensor, vectors: Tensor, neighbours: Tensor) -> NodeFeatures:
+    def forward(self, species: Tensor, vectors: Tensor, neighbours: Tensor, degree: Tensor) -> NodeFeatures:
         """Features of every node, with what a head needs for one more convolution.
 
         Args:
             species: element indices ``[N]``.
             vectors: padded edge vectors ``[N, D, 3]``, Angstrom; padding has length ``cutoff``, where the basis is zero.
-            neighbours: padded senders ``[N, D]``.
+            neighbours: padded senders ``[N, D]``. degree: neighbours of each node ``[N]``, first in their rows.
         """
         distance = torch.linalg.vector_norm(vectors, dim=-1)
         unit = vectors / distance.unsqueeze(-1)
@@ -142,4 +152,4 @@ class Backbone(nn.Module):
         h = self.embedding.index_select(0, species).unsqueeze(1)
         for layer in self.layers:
             h = layer(h, species, harmonics, basis, neighbours)
-        return NodeFeatures(h, self.envelope(distance).sum(dim=1), unit, basis, neighbours)
+        return NodeFeatures(h, self.envelope(distance).sum(dim=1), unit, basis, neighbours, degree)

@@ -56,6 +56,25 @@ class GateConfig(BaseModel):
         return self.sparsity[place] if isinstance(self.sparsity, list) else self.sparsity
 
 
+class PairGateConfig(BaseModel):
+    """A smooth gate on the pairs of the density head's convolution (mlip.nn.pairgate); pairs that it shuts cost nothing there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sparsity: float = Field(0.5, ge=0, lt=1, description="share of the pairs that go, which training aims at")
+    strength: float = Field(
+        10.0, ge=0, description="of that aim: strength (share that goes - sparsity)^2 is added to the loss of a training step"
+    )
+    ramp: float = Field(
+        0.3, ge=0, le=1, description="share of the run in which the aim rises from 0; what can be spared shows only as it learns"
+    )
+    hidden: int = Field(16, ge=1, le=1024, description="width of the gate's network")
+
+    def aim(self, share: float) -> float:
+        """Share of the pairs that are to go when ``share`` of the run is done."""
+        return self.sparsity * min(1.0, share / self.ramp) if self.ramp else self.sparsity
+
+
 class DensityConfig(BaseModel):
     """The density head: one convolution up to the basis' highest degree, then a linear map onto each element's shells."""
 
@@ -76,6 +95,7 @@ class DensityConfig(BaseModel):
     projection: Literal["coulomb", "overlap", "none"] = Field(
         "overlap", description="the coefficients are changed as little as possible in this metric's diagonal to hold all electrons"
     )
+    pair_gate: PairGateConfig | None = Field(None, description="learn which pairs the head's convolution needs; None: it takes all")
 
 
 class ModelConfig(BaseModel):

@@ -23,7 +23,9 @@ The model reads none of these; it reads ``charge`` [B] (0 where it is missing).
 
 ``out`` gains, for *all* atoms of the batch: ``density_coefficients`` [K] in data order and the network's dtype, ``density_ptr``
 [B+1], and ``density_electrons`` [B] (float64), what the coefficients integrate to before they are projected to the electron
-count. ``project_density=False`` in the call leaves the projection out. ``compute_energy=False`` (and no forces) makes a model
+count. With a pair gate also ``density_pairs`` [B], the directed pairs, and ``density_pairs_kept`` [B], those that it lets through
+(float64); in training ``density_pairs_soft`` [B] besides, a number near it that can be derived.
+``project_density=False`` in the call leaves the projection out. ``compute_energy=False`` (and no forces) makes a model
 with both heads do the density alone. A model without an energy head does only this, and ``model(graph)`` is enough.
 """
 
@@ -43,9 +45,11 @@ from mlip.errors import ConfigError
 from mlip.models.backbone import InteractionLayer, NodeFeatures
 from mlip.models.config import DensityConfig, GridConfig, ModelConfig
 from mlip.models.densitystats import DensityReference
-from mlip.nn import EquivariantLinear, SphericalHarmonics
+from mlip.models.pairs import tables_of
+from mlip.nn import EquivariantLinear, PairGate, SphericalHarmonics
 from mlip.nn.constants import ConstantsModule
 from mlip.nn.irreps import block, num_components
+from mlip.nn.pairgate import GatedPairs, soft_count
 
 READOUT_START = 0.01
 """Spread of the readout's first weights. At 1 the first predictions are far worse than the baseline (organics, held-out
@@ -173,6 +177,7 @@ class DensityHead(nn.Module):
 
     The interaction is one more layer of the backbone's kind with edge harmonics and output up to the basis' highest degree
     (backbones stop at 2 or 3 because it costs), at fewer channels. All degrees have natural parity, as the basis functions have.
+    A pair gate, where configured, weights its messages by w_ij in [0, 1]; pairs with w = 0 are left out of it.
 
     Projection: the smallest change, in the norm ``sum_P w_P d_P^2`` with w the diagonal of a metric, after which
     ``sum_P q_P c_P = N``:  ``d_P = (q_P / w_P) (N - q.c) / sum_Q q_Q^2 / w_Q``, per graph, in float64. It is the only part that
@@ -214,6 +219,8 @@ class DensityHead(nn.Module):
         )
         source = self.reference if density.modes else replace(self.reference, modes={})
         self.readout = ShellReadout(channels, [source.modes_of(z) for z in elements], self.l_max)
+        gate = density.pair_gate
+        self.pair_gate = None if gate is None else PairGate(channels, num_basis, gate.hidden)
 
     @property
     def basis(self) -> DensityBasis:
@@ -229,7 +236,7 @@ class DensityHead(nn.Module):
         charge: Tensor | None,
         project: bool | None = None,
     ) -> dict[str, Tensor]:
-        """``density_coefficients`` [K] (dtype of the features), ``density_ptr`` [B+1] and ``density_electrons`` [B].
+        """``density_coefficients`` [K] (dtype of the features), ``density_ptr`` [B+1], ``density_electrons`` [B]; pairs if gated.
 
         Args:
             node: of the backbone.
@@ -238,8 +245,14 @@ class DensityHead(nn.Module):
             project: to the electron count; ``None``: as configured.
         """
         reduced = self.reduce(node.features[:, : num_components(self.l_in)])
-        harmonics = self.harmonics(node.unit)
-        features = self.interaction(reduced, species, harmonics, node.basis, node.neighbours)
+        pairs: dict[str, Tensor] = {}
+        if self.pair_gate is None:
+            message = self.interaction.message(reduced, self.harmonics(node.unit), node.basis, node.neighbours)
+        else:
+            gated = self.pair_gate(reduced[:, 0], node.basis, node.neighbours, node.degree)
+            pairs = self._pair_counts(gated, node.degree, batch, num_graphs)
+            message = self._gated_message(reduced, node, gated.weight)
+        features = self.interaction.update(reduced, species, message)
         values = self.readout(features, species)
         atom, entry = self.tables.rows(species)
         columns = atom * values.shape[1] + self.tables.at("column", entry)
@@ -259,7 +272,22 @@ class DensityHead(nn.Module):
             "density_coefficients": coefficients.to(values.dtype),
             "density_ptr": pointer,
             "density_electrons": count,
+            **pairs,
         }
+
+    def _gated_message(self, reduced: Tensor, node: NodeFeatures, weight: Tensor) -> Tensor:
+        """The sum over the pairs with a weight ``[N, D]`` above 0."""
+        tables = tables_of(node, weight)
+        parts = [self.interaction.message(reduced, self.harmonics(t.unit), t.basis, t.neighbours, t.weight) for t in tables]
+        atoms = torch.cat([t.atoms for t in tables])
+        return torch.cat(parts).index_select(0, torch.argsort(atoms))
+
+    def _pair_counts(self, gated: GatedPairs, degree: Tensor, batch: Tensor, num_graphs: int) -> dict[str, Tensor]:
+        """Pairs of each graph, and how many of them are let through."""
+        counts = {"density_pairs": degree.double(), "density_pairs_kept": (gated.weight > 0).sum(dim=1).double()}
+        if self.training:
+            counts["density_pairs_soft"] = soft_count(gated, degree)
+        return {name: count.new_zeros(num_graphs).index_add(0, batch, count) for name, count in counts.items()}
 
 
 def electron_correction(missing: Tensor, charge: Tensor, weight: Tensor, graph: Tensor) -> Tensor:

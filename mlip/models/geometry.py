@@ -16,10 +16,10 @@ def edge_vectors(
     return vectors + torch.einsum("ea,eab->eb", edge_shift.to(positions.dtype), cells.to(positions.dtype))
 
 
-def padded_slots(receiver: Tensor, num_nodes: int) -> tuple[Tensor, int]:
-    """Slot of every edge in a table of ``num_nodes`` rows of equal width: ``(slots [E], width)``.
+def padded_slots(receiver: Tensor, num_nodes: int) -> tuple[Tensor, Tensor, int]:
+    """Slot of every edge in a table of ``num_nodes`` rows of equal width: ``(slots [E], edges of each node [N], width)``.
 
-    ``receiver`` need not be sorted; the order of a node's edges is kept.
+    ``receiver`` need not be sorted; the order of a node's edges is kept, and they come first in its row.
     """
     counts = torch.bincount(receiver, minlength=num_nodes)
     width = int(counts.max()) if len(receiver) else 0
@@ -28,7 +28,7 @@ def padded_slots(receiver: Tensor, num_nodes: int) -> tuple[Tensor, int]:
     rank = torch.arange(len(receiver), device=receiver.device) - first.index_select(0, receiver.index_select(0, order))
     slots = torch.empty_like(receiver)
     slots[order] = receiver.index_select(0, order) * width + rank
-    return slots, width
+    return slots, counts, width
 
 
 def forces_from_edges(gradient: Tensor, edge_index: Tensor, num_nodes: int) -> Tensor:

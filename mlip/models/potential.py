@@ -232,12 +232,12 @@ class Potential(nn.Module):
     def node_features(self, species: Tensor, vectors: Tensor, edge_index: Tensor) -> NodeFeatures:
         """The backbone's features of every atom, from edge vectors ``[E, 3]``."""
         num_nodes = len(species)
-        slots, width = padded_slots(edge_index[1], num_nodes)
+        slots, degree, width = padded_slots(edge_index[1], num_nodes)
         table = vectors.new_zeros(num_nodes * width, 3)
         table[:, 2] = self.cutoff
         table = table.index_copy(0, slots, vectors).to(self.dtype).view(num_nodes, width, 3)
         neighbours = edge_index.new_zeros(num_nodes * width).index_copy(0, slots, edge_index[0]).view(num_nodes, width)
-        return self.backbone(species, table, neighbours)
+        return self.backbone(species, table, neighbours, degree)
 
     def atomic_energies(
         self, node: NodeFeatures, species: Tensor, numbers: Tensor, vectors: Tensor, edge_index: Tensor

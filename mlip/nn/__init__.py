@@ -10,6 +10,7 @@ from mlip.nn.gate import PathGate
 from mlip.nn.grid import GridMix, SphereGrid
 from mlip.nn.linear import ElementScale, EquivariantLinear
 from mlip.nn.norm import EquivariantRMSNorm
+from mlip.nn.pairgate import PairGate
 from mlip.nn.radial import BesselBasis, BSplineBasis, MLPBasis, PolynomialEnvelope, make_radial_basis
 from mlip.nn.spherical import SphericalHarmonics
 from mlip.nn.tensor_product import Path, TensorProductConv, natural_parity_paths
@@ -22,6 +23,7 @@ __all__ = [
     "EquivariantRMSNorm",
     "GridMix",
     "MLPBasis",
+    "PairGate",
     "Path",
     "PathGate",
     "PolynomialEnvelope",

@@ -101,6 +101,7 @@ class TensorProductConv(ConstantsModule):
         neighbours: Tensor,
         factor: Tensor | None = None,
         active: Sequence[int] | None = None,
+        pair_weight: Tensor | None = None,
     ) -> Tensor:
         """Sum the messages of all neighbours.
 
@@ -110,6 +111,7 @@ class TensorProductConv(ConstantsModule):
             neighbours: sender of each edge ``[N, D]``.
             factor: of each path ``[paths]``; ``None``: 1.
             active: indices of the paths that are evaluated, the others give nothing; ``None``: all. The normalisation stays.
+            pair_weight: of each message ``[N, D]``; ``None``: 1.
 
         Returns:
             ``[N, (l_out+1)^2, channels]``.
@@ -118,6 +120,8 @@ class TensorProductConv(ConstantsModule):
         if degree == 0:
             return h.new_zeros(nodes, num_components(self.l_out), self.channels)
         senders = h.index_select(0, neighbours.reshape(-1)).view(nodes, degree, h.shape[1], self.channels)
+        if pair_weight is not None:  # here, where its derivative costs least
+            senders = senders * pair_weight[:, :, None, None]
         couplings, path_of_row, sum_paths = self._tables(active)
         weight = self.num_basis**-0.5 * self.weight
         if factor is not None:

@@ -40,7 +40,7 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.work = Work()
         self.inside: str | None = None
-        self.read: set[int] = set()
+        self.read: dict[str, set[int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -56,17 +56,18 @@ class _Counter(TorchDispatchMode):
 
     def _weights_are_read(self, source: Tensor, index: Tensor) -> None:
         """A tensor product takes the weights ``[num_basis, paths, channels]`` of its rows' paths."""
-        if source.dim() == 3:
-            self.read.update(index.tolist())
+        if source.dim() == 3 and self.inside is not None:
+            self.read[self.inside].update(index.tolist())
 
     def enter(self, name: str, *_: Any) -> None:
-        """Before a tensor product."""
-        self.inside, self.read = name, set()
+        """Before a tensor product; one model may call it several times."""
+        self.inside = name
+        self.read.setdefault(name, set())
         self.work.convolutions.setdefault(name, 0)
 
     def leave(self, name: str, *_: Any) -> None:
         """After it."""
-        self.work.paths[name] = len(self.read)
+        self.work.paths[name] = len(self.read[name])
         self.inside = None
 
 

@@ -33,7 +33,7 @@ SAVE_EVERY = 120.0
 SAVE_SHARE = 0.05
 """Checkpoints take at most this share of the time."""
 VALIDATION_SHARE = 0.1
-LOGGED = ("energy_per_atom", "forces", "stress", "density_coulomb", "density_overlap", "density")
+LOGGED = ("energy_per_atom", "forces", "stress", "density_coulomb", "density_overlap", "density", "density_pairs")
 MONITORED = {
     "energy_mae": ("energy_per_atom", "mae"),
     "energy_rmse": ("energy_per_atom", "rmse"),
@@ -115,7 +115,7 @@ class Conductor(Callback):
         self.progress.lr = learning_rate(self.share, self.options)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.progress.lr
-        module.loss_weights = self.loss_weights(self.share)
+        module.loss_weights, module.done = self.loss_weights(self.share), self.share
 
     def _freeze(self, trainer: Trainer, module: PotentialModule) -> None:
         """Reduce the network to the paths that its gates have chosen. From here on, only such weights can be the best."""
@@ -253,8 +253,8 @@ class Conductor(Callback):
         for part, errors in (("train", trained), ("valid", outcome.errors)):
             report = errors.report()
             for quantity in LOGGED:
-                for kind in ("mae", "rmse"):
-                    if quantity in report:
+                for kind in ("mae", "rmse", "mean"):
+                    if kind in report.get(quantity, {}):
                         row[f"{part}_{quantity}_{kind}"] = report[quantity][kind]
         row["validation_seconds"] = self._validation_seconds
         return row

@@ -15,7 +15,7 @@ from mlip.config import LossSection
 from mlip.training.density import difference
 from mlip.training.losses import TERMS, atoms_per_graph, loss_sums
 from mlip.training.metrics import ErrorSums
-from mlip.training.predict import density_degrees, has_energy, predict
+from mlip.training.predict import density_degrees, has_energy, pair_gate_of, predict
 
 PARITY_POINTS = 200_000
 
@@ -145,7 +145,7 @@ def evaluate(
         stress: compute stresses, for batches that have stress labels.
         collect: keep labels and predictions for parity plots.
     """
-    errors = ErrorSums(list(elements), density_degrees(model))
+    errors = ErrorSums(list(elements), density_degrees(model), pairs=pair_gate_of(model) is not None)
     penalties = torch.zeros(len(TERMS), dtype=torch.float64)
     counts = torch.zeros(len(TERMS), dtype=torch.float64)
     parity = Parity(reference_table(model)) if collect else None

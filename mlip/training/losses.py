@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from mlip.config import TERMS, LossSection, LossTerm
+from mlip.models import PairGateConfig
 from mlip.training.density import density_penalty
 
-__all__ = ["TERMS", "atoms_per_graph", "label_differences", "loss_sums", "penalty", "total_loss"]
+__all__ = ["TERMS", "atoms_per_graph", "label_differences", "loss_sums", "pair_penalty", "penalty", "total_loss"]
 
 
 def penalty(difference: Tensor, kind: str, delta: float) -> Tensor:
@@ -98,3 +99,27 @@ def total_loss(
             count = torch.where(overall[index] > 0, overall[index], 1.0)
             total = total + weights[name] * world_size * sums[name] / count
     return total
+
+
+def pair_penalty(
+    prediction: dict[str, Tensor],
+    gate: PairGateConfig,
+    done: float = 1.0,
+    world_size: int = 1,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """``strength (s - aim)^2``, s the share of a step's pairs that the gate shuts, over all processes; float64.
+
+    A count has no derivative: the value is that of the true share, the gradient that of the soft one. It points both ways, as the
+    error of the density has no gradient that could open a shut pair again.
+
+    Args:
+        done: share of the run that is done; the aim rises with it to the gate's sparsity.
+        reduce: sums a tensor over all processes; their gradients are averaged, as in :func:`total_loss`.
+    """
+    counts = torch.stack([prediction["density_pairs_kept"].sum(), prediction["density_pairs"].sum()])
+    kept, pairs = counts if reduce is None else reduce(counts)
+    pairs = pairs.clamp(min=1.0)
+    soft = world_size * prediction["density_pairs_soft"].sum().double() / pairs
+    share = kept / pairs + soft - soft.detach()
+    return gate.strength * (1.0 - share - gate.aim(done)).square()

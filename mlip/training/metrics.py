@@ -17,10 +17,12 @@ EV = 1000.0  # meV in one eV
 UNITS = {
     "energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/A", "stress": "meV/A^3", "stress_GPa": "GPa",
     "density_coulomb": "mHa/e", "density_overlap": "%", "density_electrons": "me", "density": "sd",
+    "density_pairs": "%",
 }  # fmt: skip
 SCALES = {
     "energy": EV, "energy_per_atom": EV, "forces": EV, "stress": EV, "stress_GPa": 1.0 / GPa,
     "density_coulomb": 1000.0, "density_overlap": 100.0, "density_electrons": 1000.0, "density": 1.0,
+    "density_pairs": 100.0,
 }  # fmt: skip
 
 
@@ -35,19 +37,24 @@ class ErrorSums:
     projected. One a coefficient: ``density``, ``density/<element>`` and ``density/l=<l>``, errors in units of the spread (standard
     deviation about the element's mean) of the coefficient's shell in the training set.
 
+    Not an error: ``density_pairs``, the share of the pairs that the density head's pair gate lets through; it has a mean alone.
+
     Args:
         elements: atomic numbers that may occur.
         degrees: degrees of the coefficients; none without a density.
+        pairs: count the pairs of a pair gate.
     """
 
-    def __init__(self, elements: Sequence[int], degrees: Sequence[int] = ()):
-        self.elements, self.degrees = sorted(int(z) for z in elements), sorted(degrees)
+    def __init__(self, elements: Sequence[int], degrees: Sequence[int] = (), pairs: bool = False):
+        self.elements, self.degrees, self.pairs = sorted(int(z) for z in elements), sorted(degrees), pairs
         self.names = ["energy", "energy_per_atom", "forces", "stress"]
         self.names += [f"forces/{chemical_symbols[z]}" for z in self.elements]
         if self.degrees:
             self.names += ["density_coulomb", "density_overlap", "density_electrons", "density"]
             self.names += [f"density/{chemical_symbols[z]}" for z in self.elements]
             self.names += [f"density/l={degree}" for degree in self.degrees]
+        if self.pairs:
+            self.names.append("density_pairs")
         self.sums = torch.zeros(len(self.names), 3, dtype=torch.float64)  # count, |x|, x^2
 
     @torch.no_grad()
@@ -63,6 +70,9 @@ class ErrorSums:
             self._put("stress", label_differences(prediction, graph, "stress", per_atom=False))
         if "density_coefficients" in prediction and "density_size" in graph and self.degrees:
             self._add_density(prediction, graph)
+        if self.pairs and "density_pairs" in prediction:
+            pairs, kept = (prediction[name].detach().sum().cpu() for name in ("density_pairs", "density_pairs_kept"))
+            self.sums[self.names.index("density_pairs")] += torch.stack([pairs, kept, kept])
 
     def _add_density(self, prediction: dict[str, Tensor], graph: dict[str, Any]) -> None:
         found = difference(prediction, graph)
@@ -88,7 +98,7 @@ class ErrorSums:
 
     def empty(self) -> ErrorSums:
         """The same quantities, nothing counted."""
-        return ErrorSums(self.elements, self.degrees)
+        return ErrorSums(self.elements, self.degrees, self.pairs)
 
     def _put(self, name: str, difference: Tensor) -> None:
         difference = difference.detach().double().cpu()
@@ -102,10 +112,13 @@ class ErrorSums:
                 self._put(f"forces/{chemical_symbols[z]}", rows[torch.isfinite(rows)])
 
     def report(self) -> dict[str, dict[str, float]]:
-        """``{quantity: {mae, rmse, count}}`` of what was labelled, in the units of :data:`UNITS`."""
+        """``{quantity: {mae, rmse, count}}`` of what was labelled, ``{mean, count}`` of pairs, in the units of :data:`UNITS`."""
         report: dict[str, dict[str, float]] = {}
         for name, (count, absolute, square) in zip(self.names, self.sums.tolist(), strict=True):
             if count == 0:
+                continue
+            if name == "density_pairs":
+                report[name] = {"mean": absolute / count * SCALES[name], "count": int(count)}
                 continue
             mae, rmse = absolute / count, (square / count) ** 0.5
             for shown in (name, "stress_GPa") if name == "stress" else (name,):

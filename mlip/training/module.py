@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from mlip.config import RunConfig
 from mlip.errors import UserError
 from mlip.training.distributed import sum_over_processes
-from mlip.training.losses import TERMS, loss_sums, total_loss
+from mlip.training.losses import TERMS, loss_sums, pair_penalty, total_loss
 from mlip.training.metrics import ErrorSums
 from mlip.training.optimizer import make_optimizer
-from mlip.training.predict import density_degrees, predict
+from mlip.training.predict import density_degrees, pair_gate_of, predict
 
 MAX_BAD_STEPS = 10
 
@@ -33,6 +33,8 @@ class PotentialModule(LightningModule):
         step_errors: errors on the last batch (for the progress bar).
         skipped: whether the last step was left out because its gradient was not finite.
         bad_steps: how many in a row.
+        pair_gate: settings of the density head's pair gate, if there is one.
+        done: share of the run that is done, which the conductor knows.
     """
 
     def __init__(self, model: nn.Module, config: RunConfig, elements: list[int]):
@@ -42,19 +44,24 @@ class PotentialModule(LightningModule):
         self.elements = elements
         self.loss_weights = {name: float(getattr(config.loss, name).weight) for name in TERMS}
         self.terms = config.active_terms
-        self.errors = ErrorSums(elements, density_degrees(model))
+        self.pair_gate = pair_gate_of(model)
+        self.errors = ErrorSums(elements, density_degrees(model), pairs=self.pair_gate is not None)
         self.step_errors = self.errors.empty()
+        self.done = 1.0
         self.skipped = False
         self.bad_steps = 0
 
     def training_step(self, graph: dict[str, Any], batch_idx: int) -> Tensor:
-        """Loss of one batch, normalised over all processes."""
+        """Loss of one batch, normalised over all processes; with a pair gate, the penalty that leads to its sparsity."""
         prediction = predict(self.model, graph, stress="stress" in self.terms)
         sums, counts = loss_sums(prediction, graph, self.config.loss, self.terms)
         self.step_errors = self.errors.empty()
         self.step_errors.add(prediction, graph)
         self.errors.sums += self.step_errors.sums
-        return total_loss(sums, counts, self.loss_weights, self.trainer.world_size, sum_over_processes)
+        loss = total_loss(sums, counts, self.loss_weights, self.trainer.world_size, sum_over_processes)
+        if self.pair_gate is not None and "density_pairs_soft" in prediction:
+            loss = loss + pair_penalty(prediction, self.pair_gate, self.done, self.trainer.world_size, sum_over_processes)
+        return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; its rate is set before each step by the conductor."""

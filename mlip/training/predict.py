@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mlip.models import PairGateConfig
+
 
 def has_energy(model: nn.Module) -> bool:
     """Whether a model gives energies, forces and stress."""
@@ -15,6 +17,12 @@ def has_energy(model: nn.Module) -> bool:
 def has_density(model: nn.Module) -> bool:
     """Whether a model gives density coefficients."""
     return getattr(model, "density_basis", None) is not None
+
+
+def pair_gate_of(model: nn.Module) -> PairGateConfig | None:
+    """Settings of a model's pair gate, if it has one."""
+    density = getattr(getattr(model, "config", None), "density", None)
+    return None if density is None else density.pair_gate
 
 
 def density_degrees(model: nn.Module) -> list[int]:

@@ -100,7 +100,8 @@ class LiveProgress(Callback):
     def _text(self) -> str:
         train = short(self._recent.report(), "mae") if self._recent is not None else ""
         row = self.conductor.progress.history[-1] if self.conductor.progress.history else {}
-        valid = {q: {"mae": row[f"valid_{q}_mae"]} for q in LOGGED if f"valid_{q}_mae" in row}
+        valid = {q: {kind: row[f"valid_{q}_{kind}"] for kind in ("mae", "mean") if f"valid_{q}_{kind}" in row} for q in LOGGED}
+        valid = {quantity: kinds for quantity, kinds in valid.items() if kinds}
         return f"train {train}  valid {short(valid, 'mae')}"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,7 +17,7 @@ Report = dict[str, dict[str, float]]
 _NAMES = {
     "energy_per_atom": "energy/atom", "energy": "energy", "forces": "forces", "stress": "stress",
     "density_coulomb": "density, Coulomb", "density_overlap": "density, overlap",
-    "density_electrons": "electrons, unprojected", "density": "coefficients",
+    "density_electrons": "electrons, unprojected", "density": "coefficients", "density_pairs": "pairs let through (mean)",
 }  # fmt: skip
 _ORDER = ("energy_per_atom", "energy", "forces", "forces/", "stress", "stress_GPa", *tuple(_NAMES)[4:], "density/")
 
@@ -39,9 +39,14 @@ def results_table(reports: dict[str, Report], frames: dict[str, int]) -> Table:
         cells = []
         for report in reports.values():
             found = report.get(quantity)
-            cells += [number(found["mae"]), number(found["rmse"])] if found else ["-", "-"]
+            cells += _cells(found) if found else ["-", "-"]
         table.add_row(label, unit_of(quantity), *cells)
     return table
+
+
+def _cells(found: dict[str, float]) -> list[str]:
+    """MAE and RMSE; of what is no error, its mean."""
+    return [number(found["mean"]), ""] if "mean" in found else [number(found["mae"]), number(found["rmse"])]
 
 
 def _place(quantity: str) -> int:
@@ -56,12 +61,14 @@ def clock(seconds: float) -> str:
 
 
 def short(report: Report, kind: str) -> str:
-    """Energy, force and density error of a report as ``E 1.2 meV/atom F 34 meV/A D 0.1 mHa/e``."""
+    """Energy, force and density error of a report as ``E 1.2 meV/atom F 34 meV/A D 0.1 mHa/e``; pairs let through, if gated."""
     parts = []
     shown = (("energy_per_atom", "E"), ("forces", "F"), ("density_coulomb" if "density_coulomb" in report else "density", "D"))
     for quantity, letter in shown:
         if quantity in report:
             parts.append(f"{letter} {number(report[quantity][kind], 3)} {unit_of(quantity)}")
+    if "density_pairs" in report:
+        parts.append(f"pairs {number(report['density_pairs']['mean'], 3)} %")
     return " ".join(parts)
 
 

@@ -387,14 +387,3 @@ def test_the_curve_is_of_the_models_that_are_named(tmp_path: Path, capsys: pytes
     assert "over the 2 molecules" in text and "old" not in text
     _guesscurve.write_curve(store, tmp_path)
     assert "over the 1 molecules" in capsys.readouterr().out
-
-
-def test_the_commit_of_a_row_covers_both_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[str]] = []
-
-    def run(words: list[str], **_: Any) -> Any:
-        asked.append(words)
-        return _scfruns.subprocess.CompletedProcess(words, 0, stdout="abc\n")
-
-    monkeypatch.setattr(_scfruns.subprocess, "run", run)
-    assert _scfruns.commit() == "abc+" and {"mlip", "scf_accel", "benchmarks"} <= set(asked[1])
