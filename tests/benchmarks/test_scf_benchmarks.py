@@ -62,7 +62,8 @@ def test_draw_is_the_same_each_time_and_takes_no_ions(tmp_path: Path) -> None:
 def test_order_covers_everything_once_and_every_category_early() -> None:
     molecules = _molecules.own_molecules()
     cases = scf_wall.make_cases(molecules, 10_000)
-    assert len({case.key for case, _ in cases}) == len(cases) == 4 * len(molecules) + 4 * sum(molecule.tzvp for molecule in molecules)
+    wanted = 4 * len(molecules) + 4 * sum(molecule.tzvp for molecule in molecules)
+    assert len({case.key for case, _ in cases}) == len(cases) == wanted
     assert len({case.category for case, _ in cases[:16]}) == 8
     for category in {case.category for case, _ in cases}:
         members = [(case, number) for case, number in cases if case.category == category]

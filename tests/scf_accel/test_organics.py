@@ -104,3 +104,32 @@ def test_geometries_follow_from_the_committed_list(frames):
     again = structure_from_smiles("O", Chem.AddHs(Chem.MolFromSmiles("O")), 0)
     ours, theirs = (np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (again.positions, frames[k].positions))
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_density_set_is_what_the_readme_says():
+    """densities.h5: as many frames as stated, one theory of its own, whole densities, no forces, no molecule of the benchmarks."""
+    from rdkit import Chem, rdBase
+
+    frames = HDF5Frames(FOLDER / "densities.h5")
+    row = r"^\| frames in densities.h5 \| (\d+) frames of (\d+) molecules; (\d+) atoms; (\d+) to (\d+) atoms a frame"
+    found = re.search(row, (FOLDER / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert found, "the README has no row 'frames in densities.h5'"
+    sizes, molecules = frames.num_atoms, set(frames.frame_extra("molecule"))
+    assert tuple(map(int, found.groups())) == (len(frames), len(molecules), sizes.sum(), sizes.min(), sizes.max())
+    settings = LabelSettings(grid_level=0, conv_tol=1e-7, forces=False).as_dict()
+    assert {name: frames.attrs["level_of_theory"][name] for name in settings} == settings
+    for index in range(0, len(frames), max(1, len(frames) // 25)):
+        frame = frames[index]
+        mol = make_molecule(frame.atomic_numbers, frame.positions, frame.charge, frame.spin, LabelSettings())
+        assert frame.forces is None and np.isfinite(frame.energy)
+        count = auxiliary_charges(make_auxmol(mol)) @ frame.density_coefficients
+        assert count == pytest.approx(mol.nelectron, rel=2e-3)
+    benchmarks = FOLDER.parents[1] / "benchmarks"
+    with rdBase.BlockLogs():
+        tested = {
+            Chem.CanonSmiles(line.split()[0])
+            for name in ("guess_small.smi", "guess_large.smi")
+            for line in (benchmarks / name).read_text(encoding="utf-8").splitlines()
+            if line and line[0] != "#"
+        }
+    assert len(tested) > 50 and not tested & molecules
