@@ -49,7 +49,7 @@ def label(
     max_cycle: Annotated[int, typer.Option(min=1, help="SCF cycles before the second-order solver is tried.")] = 60,
     solver: Annotated[str, typer.Option(help="multilevel (scf_accel.accelerate) or diis (stock PySCF).")] = "multilevel",
     forces: Annotated[
-        bool, typer.Option("--forces/--no-forces", help="Forces too; without them a label takes about half the time.")
+        bool, typer.Option("--forces/--no-forces", help="Forces too; without them a label takes about 60 % of the time.")
     ] = True,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; all cores by default.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="BLAS/OpenMP threads per worker.")] = 1,

@@ -42,7 +42,7 @@ class LabelSettings:
         conv_tol: SCF energy threshold, Hartree; the orbital-gradient threshold is its square root.
         max_cycle: SCF cycles before the second-order solver is tried, and again its own limit.
         solver: ``multilevel`` or ``diis`` (stock PySCF).
-        forces: whether to compute them; a label of energy and density alone takes about half the time.
+        forces: whether to compute them; a label of energy and density alone takes about 60 % of the time.
     """
 
     xc: str = "pbe"
