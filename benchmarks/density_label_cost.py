@@ -1,6 +1,6 @@
 """Density labels: error against cost of the labeller's settings. Prints the table of datasets/organics/README.md.
 
-    python benchmarks/density_label_cost.py [SMILES ...]
+    python benchmarks/density_label_cost.py [SMILES ...]        # the README shows some of the rows
 
 Each row labels a displaced geometry (0.05 Angstrom per coordinate) without forces and compares the fitted density with that of
 grid level 4, conv_tol 1e-11, DIIS: the self-repulsion of the difference in millihartree per electron, the integral of
@@ -15,14 +15,13 @@ import time
 
 import numpy as np
 from label_cost import REFERENCE, displaced
-from pyscf import lib
+from pyscf import gto, lib
 from rich.console import Console
 from rich.table import Table
 
 from scf_accel.densityerrors import density_errors
 from scf_accel.fitting import fit_density, make_auxmol
 from scf_accel.labels import LabelSettings, compute_labels, make_mean_field, make_molecule, run_scf
-from scf_accel.structures import Structure
 
 ROWS = [
     (f"level {level}, {tol:g}, {solver}", LabelSettings(grid_level=level, conv_tol=tol, solver=solver, forces=False))
@@ -33,13 +32,11 @@ ROWS = [
 ]
 
 
-def reference(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients and density matrix of the reference settings."""
-    mol = make_molecule(structure.numbers, structure.positions, structure.charge, structure.spin, REFERENCE)
+def reference_density(mol: gto.Mole) -> np.ndarray:
+    """Density matrix of the reference settings."""
     mf = make_mean_field(mol, REFERENCE)
     run_scf(mf)
-    dm = np.asarray(mf.make_rdm1())
-    return fit_density(mol, make_auxmol(mol, REFERENCE.auxbasis), dm), dm
+    return np.asarray(mf.make_rdm1())
 
 
 def main() -> None:
@@ -54,9 +51,9 @@ def main() -> None:
         compute_labels(water.numbers, water.positions, 0, 0, warm)
     for smiles in arguments.smiles:
         structure = displaced(smiles)
-        exact, dm = reference(structure)
         mol = make_molecule(structure.numbers, structure.positions, structure.charge, structure.spin, REFERENCE)
-        auxmol = make_auxmol(mol, REFERENCE.auxbasis)
+        dm, auxmol = reference_density(mol), make_auxmol(mol, REFERENCE.auxbasis)
+        exact = fit_density(mol, auxmol, dm)
         table = Table(title=f"{smiles}, {mol.natm} atoms, {mol.nelectron} electrons")
         for name in ("settings", "seconds", "error, mHa/electron", "int |error|, %"):
             table.add_column(name, justify="left" if name == "settings" else "right")

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlip.data.hdf5 import HDF5Frames
-from scf_accel.labels import BOHR_TO_ANGSTROM, HARTREE_TO_EV, LabelSettings, make_mean_field, make_molecule, run_scf
+from scf_accel.labels import HARTREE_TO_EV, LabelSettings, compute_forces, make_mean_field, make_molecule, run_scf
 from scf_accel.structures import Structure, rng_for, structure_from_smiles
 
 ROWS: list[tuple[str, LabelSettings, dict[str, Any]]] = [
@@ -67,9 +67,7 @@ def label(
         run_scf(mf)
         mf._numint.clear()
     middle = time.process_time()
-    gradient = mf.nuc_grad_method()
-    gradient.grid_response = grid_response
-    forces = -np.asarray(gradient.kernel()) * (HARTREE_TO_EV / BOHR_TO_ANGSTROM)
+    forces = compute_forces(mf, grid_response)
     return mf.e_tot * HARTREE_TO_EV, forces, middle - start, time.process_time() - middle, mf.cycles
 
 

@@ -248,6 +248,17 @@ def size_line(rows: Sequence[Row]) -> list[str]:
     return [f"{min(sizes)} to {max(sizes)}", *cells]
 
 
+def integral_lines(rows: Sequence[Row]) -> list[list[str]]:
+    """Ratios by basis and by what stock PySCF does with its integrals: fitted, kept in memory, or computed anew each cycle."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        groups.setdefault((row["basis"], integrals(row)), []).append(ratio(row))
+    return [
+        [*key, str(len(ratios)), *(statistic(f, ratios, ".2f") for f in (np.median, np.min, np.max))]
+        for key, ratios in sorted(groups.items())
+    ]
+
+
 def part_of_stock(row: Row, part: str) -> float:
     """Seconds of a part of our run by stock PySCF's whole run."""
     split = row["ours"]["split"]
@@ -300,6 +311,7 @@ def report(store: Store, output: Path, max_nao_direct: int, planned: Mapping[str
     text += "\n" + table(
         ["atoms", "median ratio with DF (rows)", "without DF (rows)"], [size_line(group) for group in by_size(compared)]
     )
+    text += "\n" + table(["basis", "J, K of stock PySCF", "rows", "median ratio", "smallest", "largest"], integral_lines(compared))
     if any(solved(row) for row in compared):
         text += "\n![ratio against size](scf_wall_ratio.png)\n\n![where the time goes](scf_wall_split.png)\n"
         plot_ratio(compared, output / "scf_wall_ratio.png")

@@ -145,8 +145,8 @@ def describe(
     messages = []
     for problem in error.errors():
         where = [str(part) for part in problem["loc"]]
-        alternatives = ("function-", "literal[", "dict[", "list[", "float")  # of a union, not keys
-        path = ".".join([*prefix, *(part for part in where if not part.startswith(alternatives))])
+        alternatives = ("function-", "literal[", "dict[", "list[")  # of a union, not keys; "float" is one too
+        path = ".".join([*prefix, *(part for part in where if part != "float" and not part.startswith(alternatives))])
         if problem["type"] == "extra_forbidden":
             keys = [*_known_keys(schema), *((name,) for name in also)]
             known = {".".join([*prefix, *parts]) for parts in keys}

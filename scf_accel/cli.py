@@ -49,7 +49,7 @@ def label(
     max_cycle: Annotated[int, typer.Option(min=1, help="SCF cycles before the second-order solver is tried.")] = 60,
     solver: Annotated[str, typer.Option(help="multilevel (scf_accel.accelerate) or diis (stock PySCF).")] = "multilevel",
     forces: Annotated[
-        bool, typer.Option("--forces/--no-forces", help="Forces too; without them a label takes about 60 % of the time.")
+        bool, typer.Option("--forces/--no-forces", help="Forces too; without them a label takes 40 to 60 % of the time.")
     ] = True,
     workers: Annotated[int | None, typer.Option(min=1, help="Worker processes; all cores by default.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="BLAS/OpenMP threads per worker.")] = 1,
@@ -58,7 +58,7 @@ def label(
     scheduler: Annotated[str | None, typer.Option(help="Dask scheduler address, such as tcp://host:8786.")] = None,
     retry_failed: Annotated[bool, typer.Option(help="Try jobs again that failed in an earlier run.")] = False,
     force: Annotated[
-        bool, typer.Option(help="Replace an OUT that another theory or program wrote; else its frames are kept.")
+        bool, typer.Option("--force", help="Replace an OUT that another theory or program wrote; else its frames are kept.")
     ] = False,
     assemble_only: Annotated[bool, typer.Option(help="Only write OUT from the jobs finished so far.")] = False,
     compress: Annotated[bool, typer.Option(help="gzip the HDF5 file.")] = False,

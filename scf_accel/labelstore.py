@@ -30,6 +30,11 @@ LISTED_FAILURES = 100  # HDF5 keeps attributes below 64 kB
 EXTRAS = ("molecule", "origin", "solver", "scf_cycles", "seconds")
 
 
+def named(settings: dict[str, Any]) -> dict[str, Any]:
+    """With what :meth:`scf_accel.labels.LabelSettings.as_dict` does not name: that there are forces."""
+    return {"forces": True, **settings}
+
+
 class PartStore:
     """The folder of finished jobs beside ``out``.
 
@@ -52,7 +57,7 @@ class PartStore:
         stored = self.read_settings()
         if stored is None:
             return
-        stored, settings = {"forces": True, **stored}, {"forces": True, **settings}  # not named where there are some
+        stored, settings = named(stored), named(settings)
         different = sorted(k for k in stored.keys() | settings.keys() if stored.get(k) != settings.get(k))
         if different:
             what = ", ".join(f"{k}: {stored.get(k)!r} there, {settings.get(k)!r} now" for k in different)
@@ -90,7 +95,7 @@ class PartStore:
         for identity in self.done():
             places.pop(identity, None)
         theory = theory if isinstance(theory, dict) else {}
-        theory, settings = {"forces": True, **theory}, {"forces": True, **settings}  # not named where there are some
+        theory, settings = named(theory), named(settings)
         different = sorted(name for name, value in settings.items() if theory.get(name) != value)
         if places and different:
             what = ", ".join(f"{name}: {theory.get(name)!r} there, {settings[name]!r} now" for name in different)

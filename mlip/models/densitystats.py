@@ -163,7 +163,6 @@ class _ElementSums:
         self.starts = np.cumsum([0, *(2 * self.degrees + 1)])
         self.count = 0
         self.sum = np.zeros(self.starts[-1])
-        self.square = np.zeros(self.starts[-1])
         shells = [self.degrees == l for l in range(int(self.degrees.max()) + 1)]
         self.products = [np.zeros((which.sum(), which.sum())) for which in shells]
 
@@ -171,7 +170,6 @@ class _ElementSums:
         """Take note of atoms, ``[n, num_functions]``."""
         self.count += len(rows)
         self.sum += rows.sum(axis=0)
-        self.square += np.square(rows).sum(axis=0)
         for l, product in enumerate(self.products):
             columns = self.starts[:-1][self.degrees == l][:, None] + np.arange(2 * l + 1)
             product += np.einsum("nsm,ntm->st", rows[:, columns], rows[:, columns]) / (2 * l + 1)
@@ -179,10 +177,10 @@ class _ElementSums:
     def per_shell(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Baseline and scale of every shell."""
         baseline, scales = [], []
+        squares = [iter(np.diagonal(product)) for product in self.products]  # of each degree, its shells in their order
         for l, start in zip(self.degrees.tolist(), self.starts, strict=False):
-            part = slice(start, start + 2 * l + 1)
-            mean = float(self.sum[part].mean()) / self.count if l == 0 else 0.0
-            variance = float(self.square[part].mean()) / self.count - mean**2
+            mean = float(self.sum[start]) / self.count if l == 0 else 0.0
+            variance = float(next(squares[l])) / self.count - mean**2
             baseline.append(mean)
             scales.append(max(variance, SCALE_FLOOR**2) ** 0.5)
         return tuple(baseline), tuple(scales)

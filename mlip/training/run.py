@@ -69,11 +69,12 @@ def train(
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
     data = prepare(config)
-    if resumed:
-        data = _as_begun(folder, data)
+    content = read_checkpoint(folder.checkpoint) if resumed else None
+    if content is not None:
+        data = _as_begun(folder, data, content)
     model = new_model(config, data)
-    if resumed:
-        reduce_as_before(model, read_checkpoint(folder.checkpoint))
+    if content is not None:
+        reduce_as_before(model, content)
     describe_data(console, data, model, folder, resumed)
     conductor = fit(config, data, model, folder, budget, console)
     if not first:
@@ -83,13 +84,12 @@ def train(
     return finish(config, data, model.to(device).eval(), conductor.progress, folder, console, save_model)
 
 
-def _as_begun(folder: RunFolder, data: Prepared) -> Prepared:
+def _as_begun(folder: RunFolder, data: Prepared, content: dict[str, Any]) -> Prepared:
     """The data with the density's modes as they were when the run began: eigenvectors depend on the linear algebra library.
 
     Raises:
         ConfigError: the training file has changed.
     """
-    content = read_checkpoint(folder.checkpoint)
     if content["fingerprint"] != data.fingerprint:
         raise ConfigError(
             f"data.train has changed since the run in {folder.path} began; use --restart, or --set run.dir=ANOTHER"

@@ -61,6 +61,8 @@ def test_labels_without_forces(tmp_path):
     assert (bare.attrs["level_of_theory"]["forces_from"], bare.attrs["level_of_theory"]["forces"]) == ("none", False)
     assert "forces" not in whole.attrs["level_of_theory"]
     shutil.rmtree(f"{out}.parts")
+    misspelt = scf_accel("label", path, out, *CHEAP_OPTIONS, "--no-force")  # once the contrary of --force, and silently so
+    assert misspelt.returncode != 0 and "--no-forces" in misspelt.stderr
     cases = (out, [], "forces: False there, True now"), (tmp_path / "whole.h5", ["--no-forces"], "True there")
     for file, options, found in cases:
         refused = scf_accel("label", path, file, *CHEAP_OPTIONS, *options, cwd=tmp_path)

@@ -13,7 +13,7 @@ import torch
 from density_toys import BASIS, density_config, density_frames, density_values, write_toys
 from rich.console import Console
 from safetensors.torch import load_file
-from training_toys import write_config
+from training_toys import stopped, write_config
 from typer.testing import CliRunner
 
 from mlip.checkpoint import load_model, read_header
@@ -22,7 +22,6 @@ from mlip.configfile import apply_overrides, load_config, parse_config
 from mlip.data.density import DensityBasis, real_harmonics
 from mlip.data.hdf5 import HDF5Frames
 from mlip.errors import ConfigError, DataError
-from mlip.training import conductor as conductor_module
 from mlip.training import graphs as graphs_module
 from mlip.training.loader import bytes_of, load_batches
 from mlip.training.prepare import new_model, prepare, training_graphs, validation_graphs
@@ -97,18 +96,7 @@ def test_stopped_within_an_epoch_it_resumes_to_the_same_weights(straight, tmp_pa
     values = json.loads(config.model_dump_json())
     values["run"]["dir"] = str(tmp_path / "run")
     again = load_config(write_config(tmp_path, values))
-    plain = conductor_module.Conductor.on_train_batch_end
-
-    def stopping(self, *args):
-        plain(self, *args)
-        if self.progress.step == 6:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(conductor_module, "SAVE_EVERY", 0.0)
-        patch.setattr(conductor_module.Conductor, "on_train_batch_end", stopping)
-        train(again)
-    assert read_checkpoint(tmp_path / "run" / "training.ckpt")["progress"]["step"] == 6
+    assert stopped(again, 6, monkeypatch)["progress"]["step"] == 6
     assert train(again)["errors"] == results["errors"]
     one, two = (load_file(Path(folder) / "model.safetensors") for folder in (config.run.dir, tmp_path / "run"))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

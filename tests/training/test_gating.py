@@ -15,17 +15,16 @@ import yaml
 from ase.build import molecule
 from density_toys import density_values
 from safetensors.torch import load_file
-from training_toys import toy_values, write_config
+from training_toys import stopped, toy_values, write_config
 
 from mlip.checkpoint import load_model, read_header
-from mlip.config import GateSchedule, RunConfig, TrainingSection
+from mlip.config import GateSchedule, TrainingSection
 from mlip.configfile import apply_overrides, load_config, parse_config
 from mlip.data.readers import open_frames
 from mlip.errors import ConfigError
 from mlip.models import build
 from mlip.models.compaction import choose_strongest, compact, interaction_layers
 from mlip.testing import evaluate, graph_of
-from mlip.training import conductor as conductor_module
 from mlip.training.ema import WeightAverage
 from mlip.training.gating import Gating, follow, reduce_as_before
 from mlip.training.optimizer import make_optimizer
@@ -54,22 +53,6 @@ def straight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gated")
     config = load_config(write_config(folder, gated_values(folder)))
     return config, train(config), Path(config.run.dir)
-
-
-def stopped(config: RunConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """Run until a checkpoint after ``step`` steps was written; what it holds."""
-    plain = conductor_module.Conductor.on_train_batch_end
-
-    def stopping(self, *args):
-        plain(self, *args)
-        if self.progress.step == step:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(conductor_module, "SAVE_EVERY", 0.0)
-        patch.setattr(conductor_module.Conductor, "on_train_batch_end", stopping)
-        train(config)
-    return read_checkpoint(Path(config.run.dir) / "training.ckpt")
 
 
 def test_a_run_ships_the_compact_network(straight):

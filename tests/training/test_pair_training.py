@@ -13,7 +13,7 @@ import torch
 from density_toys import density_values
 from rich.console import Console
 from safetensors.torch import load_file
-from training_toys import write_config
+from training_toys import stopped, write_config
 from typer.testing import CliRunner
 
 from mlip.checkpoint import load_model
@@ -23,7 +23,6 @@ from mlip.configfile import apply_overrides, load_config, parse_config
 from mlip.data.hdf5 import HDF5Frames
 from mlip.errors import ConfigError
 from mlip.models import PairGateConfig
-from mlip.training import conductor as conductor_module
 from mlip.training.loader import load_batches
 from mlip.training.losses import pair_penalty
 from mlip.training.metrics import ErrorSums
@@ -82,17 +81,7 @@ def test_stopped_within_an_epoch_it_resumes_to_the_same_weights(straight, tmp_pa
     values = json.loads(config.model_dump_json())
     values["run"]["dir"] = str(tmp_path / "run")
     again = load_config(write_config(tmp_path, values))
-    plain = conductor_module.Conductor.on_train_batch_end
-
-    def stopping(self, *args):
-        plain(self, *args)
-        if self.progress.step == 6:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(conductor_module, "SAVE_EVERY", 0.0)
-        patch.setattr(conductor_module.Conductor, "on_train_batch_end", stopping)
-        train(again)
+    stopped(again, 6, monkeypatch)
     assert train(again)["errors"] == results["errors"]
     one, two = (load_file(Path(folder) / "model.safetensors") for folder in (config.run.dir, tmp_path / "run"))
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+import pytest
 import yaml
 from ase import Atoms
 from ase.build import bulk
@@ -14,6 +15,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mlip.config import RunConfig
 from mlip.configfile import load_config
+from mlip.training import conductor as conductor_module
+from mlip.training.run import train
+from mlip.training.state import read_checkpoint
 
 
 def emt_structures(count: int, seed: int) -> list[Atoms]:
@@ -64,3 +68,19 @@ def write_config(folder: Path, values: dict, name: str = "config.yaml") -> Path:
 def toy_config(folder: Path, epochs: int = 3, **training: object) -> RunConfig:
     """:func:`toy_values`, written and loaded."""
     return load_config(write_config(folder, toy_values(folder, epochs, **training)))
+
+
+def stopped(config: RunConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Run until a checkpoint after ``step`` steps was written; what it holds."""
+    plain = conductor_module.Conductor.on_train_batch_end
+
+    def stopping(self, *args):
+        plain(self, *args)
+        if self.progress.step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(conductor_module, "SAVE_EVERY", 0.0)
+        patch.setattr(conductor_module.Conductor, "on_train_batch_end", stopping)
+        train(config)
+    return read_checkpoint(Path(config.run.dir) / "training.ckpt")
