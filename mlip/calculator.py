@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +66,7 @@ class MLIPCalculator(Calculator):
         super().__init__()
         self.device = usable_device(device)
         self.model = _frozen_model(model, self.device, _known_dtype(dtype))
+        self._evaluate = _evaluator(self.model)
         self.min_distance = float(min_distance)
         self._neighbors = SkinNeighborList(_cutoff(self.model), skin)
         self._charge_spin: tuple[int, int] | None = None
@@ -119,11 +120,11 @@ class MLIPCalculator(Calculator):
             raise PropertyNotImplementedError(
                 f"stress needs a cell that is periodic in three directions; found pbc = {atoms.pbc.tolist()}"
             )
-        output = self.model(self._graph(atoms), compute_forces=True, compute_stress=periodic)
+        output = self._evaluate(self._graph(atoms), periodic)
         self.results = self._read_output(output, periodic)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("_tensors", "_neighbors", "model")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_tensors", "_neighbors", "_evaluate", "model")}
         state["skin"] = self._neighbors.skin
         state["model"] = _pack_model(self.model)
         return state
@@ -134,6 +135,7 @@ class MLIPCalculator(Calculator):
         packed = state.pop("model")
         self.__dict__.update(state)
         self.model = _unpack_model(packed, self.device)
+        self._evaluate = _evaluator(self.model)
         self._neighbors = SkinNeighborList(_cutoff(self.model), skin)
         self._forget_tensors()
 
@@ -281,6 +283,17 @@ def _frozen_model(model: str | Path | torch.nn.Module, device: torch.device, dty
             "a calculator needs a model that was trained on energies"
         )
     return frozen.eval().requires_grad_(False)
+
+
+def _evaluator(model: torch.nn.Module) -> Callable[[dict[str, Any], bool], dict[str, torch.Tensor]]:
+    """What maps a graph, and whether the stress is wanted, to energy, forces and stress; later changes of weights may not count."""
+    from mlip.models import Potential
+
+    if type(model) is not Potential:
+        return lambda graph, stress: model(graph, compute_forces=True, compute_stress=stress)
+    from mlip.models.inference import FastPotential, FrozenNetwork
+
+    return FastPotential(model.cutoff, model.species_of_z, FrozenNetwork(model))
 
 
 def _cutoff(model: torch.nn.Module) -> float:
