@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,31 @@ def _ungated_conv(layer: InteractionLayer) -> TensorProductConv:
     gated = layer.gate()
     kept = range(len(layer.conv.paths)) if gated.active is None else gated.active
     return layer.conv.restricted(list(kept), gated.factor.detach())
+
+
+class PairTables(NamedTuple):
+    """Who is a neighbour of whom, in tables of equal rows.
+
+    Attributes:
+        neighbours: senders ``[N, D]``. degree: how many of the D are neighbours ``[N]``; they come first in their rows.
+        outgoing: for every atom the places in the flattened ``neighbours`` where it stands ``[N, K]``. counts: of them ``[N]``.
+    """
+
+    neighbours: Tensor
+    degree: Tensor
+    outgoing: Tensor
+    counts: Tensor
+
+    @classmethod
+    def of_edges(cls, edge_index: Tensor, num_nodes: int) -> tuple[Tensor, PairTables]:
+        """The place of every edge in the flattened ``neighbours`` ``[E]``, and the tables; D and K are at least 1."""
+        slots, degree, width = padded_slots(edge_index[1], num_nodes)
+        neighbours = edge_index.new_zeros(num_nodes, max(width, 1))
+        neighbours.view(-1).index_copy_(0, slots, edge_index[0])
+        back, counts, width = padded_slots(edge_index[0], num_nodes)
+        outgoing = edge_index.new_zeros(num_nodes, max(width, 1))
+        outgoing.view(-1).index_copy_(0, back, slots)
+        return slots, cls(neighbours, degree, outgoing, counts)
 
 
 class FrozenLayer(nn.Module):
@@ -61,15 +86,17 @@ class FrozenLayer(nn.Module):
         self.grid = None if layer.grid_mix is None else FrozenGrid(layer, layer.grid_mix, scalars_only)
 
     def forward(
-        self, h: Tensor | None, species: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor
+        self, h: Tensor | None, species: Tensor, harmonics: Tensor, basis: Tensor, pairs: PairTables
     ) -> Tensor:
         """Features ``[(l_in+1)^2, N, C]``, ``None`` before the first layer -> ``[(l_max+1)^2, N, C]`` (``[1, N, C]``)."""
         if self.first is not None:
-            message = self.first(harmonics, basis, species.index_select(0, neighbours.reshape(-1)).view_as(neighbours))
+            senders = species.index_select(0, pairs.neighbours.reshape(-1)).view_as(pairs.neighbours)
+            message = self.first(harmonics, basis, senders)
             own = self.own.index_select(1, species)
         else:
             assert h is not None and self.later is not None
-            message = self.later(h.transpose(0, 1).contiguous(), harmonics, basis, neighbours).transpose(0, 1)
+            nodes = h.transpose(0, 1).contiguous()
+            message = self.later(nodes, harmonics, basis, pairs.neighbours, pairs.outgoing, pairs.counts).transpose(0, 1)
             own = torch.bmm(h, self.own) * self.own_scale.index_select(1, species)
         if self.grid is None and self.scalars_only:
             return torch.bmm(message[:1], self.mix[:1]) + own[:1]
@@ -152,13 +179,12 @@ class FrozenNetwork(nn.Module):
                 module.fused = fused
         return self
 
-    def energies(self, species: Tensor, numbers: Tensor, table: Tensor, neighbours: Tensor, degree: Tensor) -> Tensor:
+    def energies(self, species: Tensor, numbers: Tensor, table: Tensor, pairs: PairTables) -> Tensor:
         """Atomic energies ``[N]`` (eV, float64).
 
         Args:
             species: element indices ``[N]``. numbers: atomic numbers ``[N]``.
             table: padded edge vectors ``[N, D, 3]``, Angstrom, float64; padding has the length of the cutoff, D > 0.
-            neighbours: senders ``[N, D]``. degree: neighbours of each atom ``[N]``, first in their rows.
         """
         vectors = table.to(self.dtype)
         distance = torch.linalg.vector_norm(vectors, dim=-1)
@@ -166,23 +192,24 @@ class FrozenNetwork(nn.Module):
         basis = self.radial(distance)
         h: Tensor | None = None
         for layer in self.layers:
-            h = layer(h, species, harmonics, basis, neighbours)
+            h = layer(h, species, harmonics, basis, pairs)
         assert h is not None
         energies = self.head(h[0], species, self.envelope(distance).sum(dim=1))
         if self.zbl is not None:
-            there = torch.arange(table.shape[1], device=table.device) < degree.unsqueeze(1)
-            senders = numbers.index_select(0, neighbours.reshape(-1)).view_as(neighbours)
+            there = torch.arange(table.shape[1], device=table.device) < pairs.degree.unsqueeze(1)
+            senders = numbers.index_select(0, pairs.neighbours.reshape(-1)).view_as(pairs.neighbours)
             pair = self.zbl(torch.linalg.vector_norm(table, dim=-1), numbers.unsqueeze(1).expand_as(senders), senders)
             energies = energies + torch.where(there, pair, 0.0).sum(1)
         return energies
 
-    def forward(
-        self, species: Tensor, numbers: Tensor, table: Tensor, neighbours: Tensor, degree: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """``energies`` (see there) and their derivative with respect to ``table``, ``[N, D, 3]`` eV/Angstrom."""
+    def forward(self, species: Tensor, numbers: Tensor, table: Tensor, *pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """``energies`` (see there) and their derivative with respect to ``table``, ``[N, D, 3]`` eV/Angstrom.
+
+        ``pairs`` are the tensors of :class:`PairTables`, one by one.
+        """
         with torch.enable_grad():
             leaf = table.detach().requires_grad_()
-            energies = self.energies(species, numbers, leaf, neighbours, degree)
+            energies = self.energies(species, numbers, leaf, PairTables(*pairs))
             (gradient,) = torch.autograd.grad(energies.sum(), leaf)
         return energies.detach(), gradient
 
@@ -202,14 +229,11 @@ class FastPotential:
         self._edges: Tensor | None = None
         self._numbers: Tensor | None = None
 
-    def tables(self, graph: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Slots of the edges ``[E]``, padded senders ``[N, D]`` and number of neighbours ``[N]``; D is at least 1."""
+    def tables(self, graph: Mapping[str, Any]) -> tuple[Tensor, PairTables]:
+        """As :meth:`PairTables.of_edges`."""
         edges, numbers = graph["edge_index"], graph["atomic_numbers"]
         if edges is not self._edges or numbers is not self._numbers:
-            slots, degree, width = padded_slots(edges[1], len(numbers))
-            width = max(width, 1)
-            empty = edges.new_zeros(len(numbers) * width)
-            self._tables = slots, empty.index_copy(0, slots, edges[0]).view(-1, width), degree
+            self._tables = PairTables.of_edges(edges, len(numbers))
             self._species = self.species_of_z.index_select(0, numbers)
             self._edges, self._numbers = edges, numbers
         return self._tables
@@ -217,13 +241,13 @@ class FastPotential:
     @torch.no_grad()
     def __call__(self, graph: Mapping[str, Any], compute_stress: bool = False) -> dict[str, Tensor]:
         """``energy`` [1], ``energies`` [N], ``forces`` [N, 3] and, if asked for, ``stress`` [1, 6]; units as the model's own."""
-        slots, neighbours, degree = self.tables(graph)
+        slots, pairs = self.tables(graph)
         numbers, edges = graph["atomic_numbers"], graph["edge_index"]
         vectors = edge_vectors(graph["positions"], graph["cell"], edges, graph["edge_shift"], graph["batch"])
-        table = vectors.new_zeros(neighbours.numel(), 3)
-        table[:, 2] = self.cutoff
-        table = table.index_copy_(0, slots, vectors).view(*neighbours.shape, 3)
-        energies, of_table = self.network(self._species, numbers, table, neighbours, degree)
+        table = vectors.new_zeros(*pairs.neighbours.shape, 3)
+        table[..., 2] = self.cutoff
+        table.view(-1, 3).index_copy_(0, slots, vectors)
+        energies, of_table = self.network(self._species, numbers, table, *pairs)
         gradient = of_table.reshape(-1, 3).index_select(0, slots)
         out = {"energy": energies.sum().unsqueeze(0), "energies": energies}
         out["forces"] = forces_from_edges(gradient, edges, len(numbers))

@@ -7,6 +7,7 @@ only the derivative with respect to geometry is left, and two other orders are f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isqrt
 from typing import Any
 
 import torch
@@ -91,6 +92,23 @@ class _ChunkedSum(torch.autograd.Function):
         return None, of_h, of_harmonics, of_basis, None
 
 
+class _Senders(torch.autograd.Function):
+    """Features of every edge's sender; the derivative gathers by a table of each atom's outgoing edges, autograd would scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, neighbours: Tensor, outgoing: Tensor, counts: Tensor) -> Tensor:
+        ctx.save_for_backward(outgoing, counts)
+        return h.index_select(0, neighbours.reshape(-1))
+
+    @staticmethod
+    def backward(ctx: Any, of_senders: Tensor) -> tuple[Tensor | None, ...]:
+        outgoing, counts = ctx.saved_tensors
+        nodes, width = outgoing.shape
+        there = torch.arange(width, device=counts.device) < counts.unsqueeze(1)
+        found = of_senders.index_select(0, outgoing.reshape(-1)).view(nodes, width, *of_senders.shape[1:])
+        return torch.where(there[:, :, None, None], found, 0.0).sum(1), None, None, None
+
+
 class FrozenConv(nn.Module):
     """A later layer's sum, with the path weights applied to the senders before the sum:
 
@@ -107,7 +125,7 @@ class FrozenConv(nn.Module):
 
     def __init__(self, conv: TensorProductConv, scale: float) -> None:
         super().__init__()
-        self.channels, self.num_out = conv.channels, num_components(conv.l_out)
+        self.channels, self.l_out, self.num_out = conv.channels, conv.l_out, num_components(conv.l_out)
         self.fused = False
         into = [sum(path.l3 == l for path in conv.paths) for l in range(conv.l_out + 1)]
         self.groups: list[tuple[int, int]] = []  # l1 and number of its paths, for every l1 that has one
@@ -130,22 +148,29 @@ class FrozenConv(nn.Module):
         weight = conv.weight.detach().double()[:, order].flatten(1) * (scale * conv.num_basis**-0.5)
         self.register_buffer("weight", weight.to(conv.weight.dtype), persistent=False)
 
-    def forward(self, h: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor) -> Tensor:
-        """``h`` ``[N, (l_in+1)^2, C]``, ``harmonics`` ``[N, D, (l+1)^2]``, ``basis`` ``[N, D, k]`` -> ``[N, (l_out+1)^2, C]``."""
+    def forward(
+        self, h: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor, outgoing: Tensor, counts: Tensor
+    ) -> Tensor:
+        """``h`` ``[N, (l_in+1)^2, C]``, ``harmonics`` ``[N, D, (l+1)^2]``, ``basis`` ``[N, D, k]`` -> ``[N, (l_out+1)^2, C]``.
+
+        ``neighbours``: senders ``[N, D]``. ``outgoing``: places ``[N, K]`` in it where an atom stands, ``counts`` of them.
+        """
         if self.fused:
-            return self._one_loop(h, harmonics, basis, neighbours)
+            senders = _Senders.apply(h, neighbours, outgoing, counts)
+            return self._one_loop(senders, harmonics, basis, neighbours)
         return _ChunkedSum.apply(self, h, harmonics, basis, neighbours)
 
     def chunk_size(self, degree: int) -> int:
         """Receiving atoms in one pass."""
         return max(1, CHUNK.get(self.weight.device.type, 2**27) // (degree * self.rows * self.channels))
 
-    def _split(self, h: Tensor, basis: Tensor, neighbours: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _split(self, senders: Tensor, basis: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each l1 the path weights ``[E, P, 1, C]`` and the senders ``[E, 1, 2 l1 + 1, C]``."""
-        weights = (basis.reshape(-1, basis.shape[2]) @ self.weight).view(neighbours.numel(), -1, 1, self.channels)
+        # Not len(): a tracer would take its value for a constant.
+        weights = (basis.reshape(-1, basis.shape[2]) @ self.weight).view(senders.shape[0], -1, 1, self.channels)
         by_l1 = weights.split([count for _, count in self.groups], 1)
-        senders = h.index_select(0, neighbours.reshape(-1)).unsqueeze(1)
-        return [(weight, senders[:, :, block(l1)]) for weight, (l1, _) in zip(by_l1, self.groups, strict=True)]
+        blocks = senders.unsqueeze(1).split([2 * l + 1 for l in range(isqrt(senders.shape[1]))], 2)
+        return [(weight, blocks[l1]) for weight, (l1, _) in zip(by_l1, self.groups, strict=True)]
 
     def _operators(self, edges: Tensor, nodes: int) -> list[Tensor]:
         """K for each l1, ``[n, D P (2 l1 + 1), M]``."""
@@ -155,7 +180,8 @@ class FrozenConv(nn.Module):
     def add_chunk(self, out: Tensor, h: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor) -> None:
         """A of the atoms of a chunk, added to ``out`` ``[n, M, C]``."""
         operators = self._operators(harmonics.reshape(-1, harmonics.shape[2]), len(out))
-        for operator, (weight, sender) in zip(operators, self._split(h, basis, neighbours), strict=True):
+        senders = h.index_select(0, neighbours.reshape(-1))
+        for operator, (weight, sender) in zip(operators, self._split(senders, basis), strict=True):
             source = (weight * sender).view(len(out), -1, self.channels)
             out.baddbmm_(operator.transpose(1, 2), source)
 
@@ -166,9 +192,9 @@ class FrozenConv(nn.Module):
         nodes, edges = len(out), harmonics.reshape(-1, harmonics.shape[2])
         of_senders = h.new_zeros(len(edges), h.shape[1], self.channels)  # a degree may have no path
         of_weights, of_edges = [], torch.zeros_like(edges)
-        operators = self._operators(edges, nodes)
+        operators, senders = self._operators(edges, nodes), h.index_select(0, neighbours.reshape(-1))
         for (l1, count), operator, (weight, sender) in zip(
-            self.groups, operators, self._split(h, basis, neighbours), strict=True
+            self.groups, operators, self._split(senders, basis), strict=True
         ):
             size = 2 * l1 + 1
             source = (weight * sender).view(nodes, -1, self.channels)
@@ -179,23 +205,21 @@ class FrozenConv(nn.Module):
             of_senders[:, block(l1)] = _sum_products(of_source.unbind(1), weight.unbind(1))
         return of_senders, of_edges.view_as(harmonics), (torch.cat(of_weights, 1).flatten(1) @ self.weight.T).view_as(basis)
 
-    def _one_loop(self, h: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor) -> Tensor:
+    def _one_loop(self, senders: Tensor, harmonics: Tensor, basis: Tensor, neighbours: Tensor) -> Tensor:
+        """Path by path, in products and sums over short axes that a compiler unrolls; no indexing whose derivative scatters."""
         nodes, degree = neighbours.shape
         edges = harmonics.reshape(nodes * degree, -1)
-        parts: list[list[Tensor]] = [[] for _ in range(self.num_out)]
-        for (l1, count), degrees, (weight, sender) in zip(
-            self.groups, self.outputs, self._split(h, basis, neighbours), strict=True
+        parts: list[list[Tensor]] = [[] for _ in range(self.l_out + 1)]
+        for (l1, count), degrees, (weights, block_of) in zip(
+            self.groups, self.outputs, self._split(senders, basis), strict=True
         ):
             size = 2 * l1 + 1
             couplings = getattr(self, f"coupling_{l1}").view(-1, count, size, self.num_out)
-            columns, row_of = [], []
-            for row, l3 in enumerate(degrees):
-                columns.append(couplings[:, row, :, block(l3)])
-                row_of += [row] * (2 * l3 + 1)
-            operator = (edges @ torch.cat(columns, 2).flatten(1)).view(nodes, degree, size, -1, 1)
-            rows = weight.view(nodes, degree, count, 1, self.channels).transpose(2, 3)[:, :, :, row_of]
-            summed = (operator * sender.view(nodes, degree, size, 1, self.channels) * rows).sum((1, 2))
-            for place, m3 in enumerate(m for l3 in degrees for m in range(l3 * l3, (l3 + 1) ** 2)):
-                parts[m3].append(summed[:, place])
-        zero = h.new_zeros(nodes, self.channels)
-        return torch.stack([torch.stack(part).sum(0) if part else zero for part in parts], 1)
+            sender = block_of.reshape(nodes, degree, size, 1, self.channels)
+            for row, (l3, weight) in enumerate(zip(degrees, weights.unbind(1), strict=True)):
+                coupling = couplings[:, row, :, block(l3)].flatten(1)
+                operator = (edges @ coupling).view(nodes, degree, size, 2 * l3 + 1, 1)
+                product = (operator * sender).sum(2) * weight.view(nodes, degree, 1, self.channels)
+                parts[l3].append(product.sum(1))
+        nothing = [senders.new_zeros(nodes, 2 * l + 1, self.channels) for l in range(self.l_out + 1)]
+        return torch.cat([sum(part[1:], part[0]) if part else nothing[l] for l, part in enumerate(parts)], 1)
