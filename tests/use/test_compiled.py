@@ -106,6 +106,7 @@ def same(calculator, plain, atoms, tolerance):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # the compiler takes its time on a busy machine
 def test_compiled_equals_eager_for_every_size_and_is_compiled_once(model, monkeypatch, tmp_path):
     monkeypatch.setenv("MLIP_CACHE", str(tmp_path))
     plain, calculator = MLIPCalculator(model), MLIPCalculator(model, compile=True)
@@ -121,6 +122,7 @@ def test_compiled_equals_eager_for_every_size_and_is_compiled_once(model, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # the compiler takes its time on a busy machine
 def test_exported_equals_eager_and_damage_is_noticed(tmp_path, model):
     from typer.testing import CliRunner
 
