@@ -106,9 +106,8 @@ def test_the_walker_lets_the_right_way_pass(tmp_path):
     ("statement", "absent"),
     [
         ("import mlip", ("torch", "pyscf", "ase", "lightning", "scf_accel")),
-        ("import mlip; mlip.MLIPCalculator; mlip.build", ("pyscf", "lightning", "scf_accel", "torch_geometric")),
+        ("import mlip; mlip.MLIPCalculator; mlip.build; mlip.load_model", ("pyscf", "lightning", "scf_accel", "torch_geometric")),
         ("import mlip.dynamics", ("pyscf", "lightning", "scf_accel", "torch")),
-        ("import mlip; mlip.load_model", ("pyscf", "lightning", "scf_accel", "torch_geometric")),
         ("import mlip.data.density", ("torch", "pyscf", "h5py")),
         ("import scf_accel", ("lightning", "torch")),
     ],
