@@ -145,8 +145,12 @@ def train(row: Row, folder: Path) -> None:
     """Train unless that is done; go on with a run that was stopped."""
     if (folder / "results.json").exists():
         return
-    command = [sys.executable, "-m", "mlip.cli", "train", str(SETS[row.name].config)]
-    subprocess.run([*command, *(part for s in row.settings(folder) for part in ("--set", s))], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", "mlip.cli", *train_words(row, folder)], check=True, cwd=ROOT)
+
+
+def train_words(row: Row, folder: Path) -> list[str]:
+    """The arguments of ``mlip`` that train a row."""
+    return ["train", str(SETS[row.name].config), *(part for s in row.settings(folder) for part in ("--set", s))]
 
 
 def measure(row: Row, folder: Path) -> dict[str, Any]:

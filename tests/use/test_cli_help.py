@@ -12,6 +12,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from mlip.cli import app
+from scf_accel.cli import app as scf_app
 
 
 def commands(command, name=()):
@@ -23,6 +24,7 @@ def commands(command, name=()):
 
 
 LEAVES = commands(typer.main.get_command(app))
+SCF_LEAVES = commands(typer.main.get_command(scf_app))
 
 
 def test_help_imports_nothing_heavy_and_answers_within_a_second():
@@ -52,6 +54,12 @@ def test_every_command_shows_an_example(words):
     assert result.exit_code == 0
     assert f"mlip {' '.join(words)}" in result.output.replace("Usage: mlip", "", 1)
     assert "xample" in result.output
+
+
+@pytest.mark.parametrize("words", [words for words, _ in SCF_LEAVES], ids=" ".join)
+def test_every_command_of_scf_accel_shows_an_example(words):
+    result = CliRunner().invoke(scf_app, [*words, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0 and f"Example: scf-accel {' '.join(words)}" in result.output
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("--modle", "--model"), ("--fmx", "--fmax")])
