@@ -145,8 +145,12 @@ def train(row: Row, folder: Path) -> None:
     """Train unless that is done; go on with a run that was stopped."""
     if (folder / "results.json").exists():
         return
-    command = [sys.executable, "-m", "mlip.cli", "train", str(SETS[row.name].config)]
-    subprocess.run([*command, *(part for s in row.settings(folder) for part in ("--set", s))], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-m", "mlip.cli", *train_words(row, folder)], check=True, cwd=ROOT)
+
+
+def train_words(row: Row, folder: Path) -> list[str]:
+    """The arguments of ``mlip`` that train a row."""
+    return ["train", str(SETS[row.name].config), *(part for s in row.settings(folder) for part in ("--set", s))]
 
 
 def measure(row: Row, folder: Path) -> dict[str, Any]:
@@ -262,7 +266,7 @@ def with_ratio(row: dict[str, Any], name: str, text: str, unit: float = 1.0) -> 
 def report(store: Store) -> str:
     """Head line, provenance, a table for each set and time; what is missing and why."""
     good = [row for row in store.rows if "error" not in row]
-    parts = [header("Sparse tensor-product gate: errors, time and work", packages=("torch", "lightning", "e3nn"))]
+    parts = [header("Sparse tensor-product gate: errors, time and work", packages=("torch", "lightning"))]
     for name in ("commit", "machine"):
         parts[0] += f"- measured with {name}: {', '.join(sorted({row[name] for row in good}))}\n"
     parts[0] += f"- load before a row: {min(row['load'] for row in good):.1f} to {max(row['load'] for row in good):.1f}\n"

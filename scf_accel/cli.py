@@ -65,7 +65,10 @@ def label(
     licence: Annotated[str, typer.Option(help="Licence to state in the file.")] = "unstated",
     dry_run: Annotated[bool, typer.Option(help="Say what would be done; write nothing.")] = False,
 ) -> None:
-    """Label structures with DFT: energy, forces, density. Interrupt it at any time; run it again to go on."""
+    """Label structures with DFT: energy, forces, density. Interrupt it at any time; run it again to go on.
+
+    Example: scf-accel label molecules.smi out.h5 --gaussian 0.02:0.1 --langevin 300:600 --workers 4
+    """
     from scf_accel.labelrun import LabelRequest, run_label
     from scf_accel.labels import LabelSettings
     from scf_accel.structures import Perturbations, parse_range

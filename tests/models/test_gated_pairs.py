@@ -158,12 +158,12 @@ def second_differences(model):
         return share_let_through(model, Atoms("OH", positions=[[0, 0, 0], [0, 0, r]]))
 
     with torch.no_grad():  # a bias at which the number of pairs let through changes between two distances
-        biases = [b for b in np.linspace(-3, 1, 81) if set_bias(model, b) and kept(1.0) != kept(1.6)]
+        biases = [b for b in np.linspace(-3, 1, 21) if set_bias(model, b) and kept(1.0) != kept(1.6)]
         set_bias(model, biases[len(biases) // 2])
-    left, right = 1.0, 1.6
+    left, right, near = 1.0, 1.6, kept(1.0)
     for _ in range(40):
         middle = (left + right) / 2
-        left, right = (middle, right) if kept(middle) == kept(1.0) else (left, middle)
+        left, right = (middle, right) if kept(middle) == near else (left, middle)
 
     def jump(h):
         one, two = ((density(left + s * 2 * h) - 2 * density(left + s * h) + density(left)) / h**2 for s in (1, -1))

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import in_process
 import numpy as np
 import pytest
 from rich.console import Console
@@ -28,9 +29,8 @@ CHEAP_OPTIONS = ["--basis", "sto-3g", "--grid-level", "0", "--conv-tol", "1e-7",
 FIVE_COPIES = Perturbations(gaussian=((0.03, 0.1),) * 5, seed=1)
 
 
-def scf_accel(*arguments, **options):
-    command = [sys.executable, "-m", "scf_accel.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+def scf_accel(*arguments, cwd=None):
+    return in_process.command("scf-accel", *arguments, cwd=cwd)
 
 
 def smiles_file(folder: Path, text: str) -> Path:

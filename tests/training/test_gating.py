@@ -99,6 +99,7 @@ def test_resumed_in_any_phase_it_ends_with_the_same_weights(straight, tmp_path, 
     assert all(torch.equal(a[name], states[1][k][name]) for k, a in states[0].items() for name in a)
 
 
+@pytest.mark.slow  # test_train_and_resume has the law without gates
 def test_two_processes_match_one(straight, tmp_path):
     """Both draw the same subsets, and their gradients are summed before and after the network became smaller."""
     path = write_config(tmp_path, gated_values(tmp_path, devices=2))

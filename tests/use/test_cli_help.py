@@ -12,6 +12,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from mlip.cli import app
+from scf_accel.cli import app as scf_app
 
 
 def commands(command, name=()):
@@ -23,6 +24,7 @@ def commands(command, name=()):
 
 
 LEAVES = commands(typer.main.get_command(app))
+SCF_LEAVES = commands(typer.main.get_command(scf_app))
 
 
 def test_help_imports_nothing_heavy_and_answers_within_a_second():
@@ -54,6 +56,12 @@ def test_every_command_shows_an_example(words):
     assert "xample" in result.output
 
 
+@pytest.mark.parametrize("words", [words for words, _ in SCF_LEAVES], ids=" ".join)
+def test_every_command_of_scf_accel_shows_an_example(words):
+    result = CliRunner().invoke(scf_app, [*words, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0 and f"Example: scf-accel {' '.join(words)}" in result.output
+
+
 @pytest.mark.parametrize(("typed", "meant"), [("--modle", "--model"), ("--fmx", "--fmax")])
 def test_a_misspelled_option_is_met_with_the_right_one(typed, meant):
     result = CliRunner().invoke(app, ["relax", "molecule.xyz", typed, "x"])
@@ -64,6 +72,17 @@ def test_a_misspelled_option_is_met_with_the_right_one(typed, meant):
 def test_a_misspelled_command_is_met_with_the_right_one():
     result = CliRunner().invoke(app, ["relx"])
     assert result.exit_code == 2 and "relax" in result.output
+
+
+def test_a_wrong_value_is_refused_before_torch_is_loaded(tmp_path):
+    code = (
+        "import sys; sys.argv = ['mlip', 'train', 'run.yaml', '--set', 'training.lr=fast']\n"
+        "from mlip.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    print(stop.code, 'torch' in sys.modules)"
+    )
+    (tmp_path / "run.yaml").write_text("data: {train: frames.h5}\nrun: {dir: run}\n")
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["1", "False"] and "training.lr" in run.stderr
 
 
 def test_a_user_error_is_one_line_and_a_log(tmp_path):
