@@ -174,8 +174,8 @@ def load_model(
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header["uncertainty"] is not None:
-            factors = [state.pop(f"uncertainty.{name}") for name in BUFFERS]
-            model.uncertainty = Uncertainty(*factors, about=header["uncertainty"])
+            energy, local, scale = (state.pop(f"uncertainty.{name}") for name in BUFFERS)
+            model.uncertainty = Uncertainty(energy, local, scale, header["uncertainty"])
         model.load_state_dict(state)
         model.metadata = dict(header["metadata"])
     except (

@@ -147,7 +147,7 @@ def md(
     max_temperature: Annotated[float, typer.Option(help="Stop as exploded above this, K.")] = 20000.0,
     stop_above: Annotated[
         float | None,
-        typer.Option(help="Stop where the largest forces_std of an atom is above this, eV/Angstrom; inf: only write it to the table."),
+        typer.Option(help="Stop where the largest forces_std of an atom is above this, eV/Angstrom; inf: only tabulate it."),
     ] = None,
     index: Annotated[int, typer.Option(help="Which frame of FILE to start from.")] = -1,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64. Default: the checkpoint's own.")] = None,
@@ -179,8 +179,9 @@ def md(
         max_temperature=max_temperature,
         stop_above=stop_above,
     )
-    places = {"dtype": dtype, "device": device}
-    summary = md_file(file, model, settings, out, index=index, resume=resume, overwrite=overwrite, **places)
+    summary = md_file(
+        file, model, settings, out, index=index, dtype=dtype, device=device, resume=resume, overwrite=overwrite
+    )
     if summary.stopped is not None:
         raise typer.Exit(3)
 

@@ -124,8 +124,8 @@ def md_file(
     console.print(_md_table(summary, settings))
     if summary.stopped is not None:
         console.print(
-            f"stopped at step {summary.steps}: forces_std is {summary.stopped:.3f} eV/A, above --stop-above {settings.stop_above:g}; "
-            "label the last frame and train on it, or go on with --resume and a higher limit",
+            f"stopped at step {summary.steps}: forces_std is {summary.stopped:.3f} eV/A, above --stop-above "
+            f"{settings.stop_above:g}; label the last frame and train on it, or go on with --resume and a higher limit",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     return summary

@@ -145,7 +145,7 @@ def run_md(
     A run that was stopped in any way goes on with ``resume=True`` from its last state; frames and rows after that state
     are cut off and made again, so all files end as they would have without the stop (the wall-time column apart).
 
-    With ``settings.stop_above`` it ends early, its last frame, row and state written, where the calculator is too unsure of a force.
+    With ``settings.stop_above`` it ends early, with its last frame, row and state, where the calculator is too unsure of a force.
 
     Args:
         calculator: any ASE calculator; with ``forces_std`` where there is a ``settings.stop_above``.
@@ -240,6 +240,8 @@ class _Run:
         )
         if resume:
             restore_integrator(self.dynamics, arrays)
+        if settings.stop_above is not None:
+            self._largest_std()  # before any output, should there be none
         self.started, self.first_step = time.perf_counter(), self.step
         self.wall = 0.0
         self.frames_mark, self.log_mark = meta.get("frames"), meta.get("log")
