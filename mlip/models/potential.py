@@ -50,11 +50,19 @@ class EnergyHead(nn.Module):
         return self
 
     def features(self, scalars: Tensor, species: Tensor, coordination: Tensor) -> Tensor:
-        """phi_i with E_i = E0 + phi_i . (weights of the last layer, b): ``[N, hidden + elements]``, eV, float64."""
+        """s f(n_i) (hidden layer, element, h_i scalars): ``[N, hidden + elements + C]``, eV, float64.
+
+        The first two are phi_i with E_i = E0 + phi_i . (weights of the last layer, b).
+        """
         hidden = self.network[1](self.network[0](scalars)).double()
         element = nn.functional.one_hot(species, len(self.bias)).double()
         bonded = torch.tanh(4 * coordination).double()
-        return (self.energy_scale * bonded).unsqueeze(1) * torch.cat([hidden, element], dim=1)
+        return (self.energy_scale * bonded).unsqueeze(1) * torch.cat([hidden, element, scalars.double()], dim=1)
+
+    @property
+    def num_linear(self) -> int:
+        """How many of :meth:`features` are phi_i."""
+        return int(self.network[0].out_features) + len(self.bias)  # type: ignore[arg-type]
 
     def forward(self, scalars: Tensor, species: Tensor, coordination: Tensor) -> Tensor:
         """Scalars ``[N, C]`` and smooth coordination numbers ``[N]`` -> atomic energies ``[N]``, eV, float64."""
@@ -259,7 +267,7 @@ class Potential(nn.Module):
         return self.backbone(species, table, neighbours, degree)
 
     def last_features(self, node: NodeFeatures, species: Tensor) -> Tensor:
-        """What the last layer of the energy head is linear in, ``[N, d]``, eV, float64; without a gradient."""
+        """:meth:`EnergyHead.features` of every atom ``[N, d]``, without a gradient."""
         if self.head is None:
             raise ConfigError("this model has no energy head")
         with torch.no_grad():

@@ -4,7 +4,7 @@ The energy is linear in the last weights, E = E0 + sum_i phi_i . w. Training fra
 leave it open in others; a structure whose features lie in open directions is an extrapolation.
 
     energy:  std(E)   = a   |  f  (F^T F + r)^(-1/2) |,     f = sum_i phi_i,  F = the f of all training structures
-    forces:  std(F_i) = c_Z | phi_i (P^T P + s)^(-1/2) |,   P = the phi of all training atoms
+    forces:  std(F_i) = c_Z | psi_i (P^T P + s)^(-1/2) |,   psi_i = phi_i and the scalars that the head reads, P = all psi_i
 
 The first is the Gaussian posterior of w for the given features (the last-layer approximation of the prediction rigidity: Bigi,
 Chong, Ceriotti, Grasselli, arXiv 2403.02251: var = a^2 f (F^T F + r)^-1 f); validation frames give a and the ridge r. The second is
@@ -46,8 +46,8 @@ class Uncertainty(nn.Module):
     Its buffers are no part of a model's ``state_dict``: checkpoints store them apart, and weights stay weights.
 
     Args:
-        energy_factor: ``[d, d]``, eV: the energy_std is the length of f times it.
-        local_factor: ``[d, d]``: the length of phi_i times it is 1 for an environment that is as well known as an average one.
+        energy_factor: ``[m, m]``, eV: the energy_std is the length of f times it.
+        local_factor: ``[d, d]``: the length of psi_i times it is 1 for an environment as unusual as the average validation atom.
         force_scale: ``[Z]`` by element of the model, eV/Angstrom.
         about: plain facts about the fit (numbers of frames, ridges, errors), JSON types only.
     """
@@ -72,10 +72,11 @@ class Uncertainty(nn.Module):
     @torch.no_grad()
     def forward(self, features: Tensor, species: Tensor, batch: Tensor | None = None, num_graphs: int = 1) -> Deviations:
         """Features ``[N, d]`` (:meth:`mlip.models.potential.EnergyHead.features`), element indices ``[N]``, graphs ``[N]``."""
+        linear = features[:, : len(self.energy_factor)]
         if batch is None:
-            total = features.sum(0, keepdim=True)
+            total = linear.sum(0, keepdim=True)
         else:
-            total = features.new_zeros(num_graphs, features.shape[1]).index_add(0, batch, features)
+            total = linear.new_zeros(num_graphs, linear.shape[1]).index_add(0, batch, linear)
         energy = torch.linalg.vector_norm(total @ self.energy_factor, dim=1)
         local = torch.linalg.vector_norm(features @ self.local_factor, dim=1)
         return Deviations(energy, local * self.force_scale.index_select(0, species))

@@ -29,8 +29,8 @@ class Parity:
         energy: eV/atom. forces: eV/Angstrom, with the atoms' numbers in ``forces_elements``. stress: eV/Angstrom^3.
         density: coefficients by degree, in units of the spread of their shells; l = 0 relative to its mean in the training set.
             density_elements: the atomic number of each.
-        energy_std, forces_std: absolute error (of a force: root mean square of its components) beside the standard deviation, eV and
-            eV/Angstrom.
+        energy_std, forces_std: absolute error (of a force: root mean square of its components) beside the standard deviation, eV
+            and eV/Angstrom.
     """
 
     e0: Tensor | None = None

@@ -121,8 +121,8 @@ class ErrorSums:
                 self._put(f"forces/{chemical_symbols[z]}", rows[torch.isfinite(rows)])
 
     def report(self) -> dict[str, dict[str, float]]:
-        """``{quantity: {mae, rmse, count}}`` of what was labelled, ``{mean, count}`` of pairs, ``{rms, count}`` of standard deviations,
-        in the units of :data:`UNITS`.
+        """``{quantity: {mae, rmse, count}}`` of what was labelled, ``{mean, count}`` of pairs, ``{rms, count}`` of standard
+        deviations, in the units of :data:`UNITS`.
         """
         report: dict[str, dict[str, float]] = {}
         for name, (count, absolute, square) in zip(self.names, self.sums.tolist(), strict=True):

@@ -12,7 +12,7 @@ from ase.data.colors import jmol_colors
 from ase.units import GPa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
 
 from mlip.files import atomic_path
 from mlip.training.evaluate import Parity
@@ -112,6 +112,10 @@ def calibration_plot(parities: dict[str, Parity], path: Path) -> Path:
         low, high = 0.5 * max(float(values.min()), 1e-6), 2.0 * float(values.max())
         axis.plot([low, high], [low, high], color="0.4", lw=0.8, zorder=0)
         axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            each.set_major_formatter(lambda value, _: f"{value:g}")
+            each.set_minor_formatter(NullFormatter())
         axis.set_xlabel(f"{what}_std ({unit})")
         axis.set_ylabel(f"error ({unit}); circles: root mean square of a bin")
         axis.grid(alpha=0.3, lw=0.4)

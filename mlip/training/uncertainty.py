@@ -32,8 +32,8 @@ RIDGES = tuple(10.0**power for power in range(-8, 1))
 
 
 class Sample(NamedTuple):
-    """Validation frames: total features ``[B, d]`` and energy errors ``[B]``; features ``[N, d]``, element indices ``[N]`` and mean
-    squared force errors ``[N]`` (per component) of their atoms."""
+    """Validation frames: totals of linear features ``[B, m]`` and energy errors ``[B]``; of their atoms features ``[N, d]``, element
+    indices ``[N]`` and mean squared force errors ``[N]`` (per component)."""
 
     totals: Tensor
     energy_errors: Tensor
@@ -79,17 +79,19 @@ def _graphs(model: Potential, frames: Sequence[Frame]) -> Iterator[dict[str, Any
 
 @torch.no_grad()
 def last_features(model: Potential, graph: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Features ``[N, d]`` of a batch's atoms and their sums ``[B, d]``; eV, float64, on the CPU."""
+    """Features ``[N, d]`` of a batch's atoms, and sums ``[B, m]`` of the linear ones; eV, float64, on the CPU."""
     species = model.species(graph["atomic_numbers"])
     edges = (graph["edge_index"], graph["edge_shift"], graph["batch"])
     vectors = edge_vectors(graph["positions"], graph["cell"], *edges)
     features = model.last_features(model.node_features(species, vectors, graph["edge_index"]), species)
-    total = features.new_zeros(int(graph["num_graphs"]), features.shape[1]).index_add(0, graph["batch"], features)
+    assert model.head is not None
+    linear = features[:, : model.head.num_linear]
+    total = linear.new_zeros(int(graph["num_graphs"]), linear.shape[1]).index_add(0, graph["batch"], linear)
     return features.cpu(), total.cpu()
 
 
 def _matrices(model: Potential, frames: Sequence[Frame]) -> tuple[Tensor, Tensor, int]:
-    """Sums of the outer products of frames' and of atoms' features ``[d, d]``, and how many frames they are."""
+    """Sums of the outer products of frames' ``[m, m]`` and of atoms' features ``[d, d]``, and how many frames they are."""
     by_frame, by_atom, count = torch.zeros(()).double(), torch.zeros(()).double(), 0
     for graph in _graphs(model, frames):
         features, total = last_features(model, graph)
