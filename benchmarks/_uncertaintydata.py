@@ -28,7 +28,7 @@ EPOCHS = {"acac": 16, "organics": 20}
 RARE, KEPT = 16, ("S", "[S]")
 """Atomic number of the element that is left out, and the molecules with it that are not."""
 SHARE = 0.15
-STRETCHES = (1.1, 1.25, 1.4, 1.6)
+STRETCHES = (1.2, 1.5)
 
 
 def organics_sets(folder: Path) -> dict[str, Path]:
@@ -94,12 +94,12 @@ def stretched_file(folder: Path, tested: Path) -> Path:
     seen: dict[str, Atoms] = {}
     for frame in HDF5Frames(tested):
         seen.setdefault(frame.extras["molecule"], to_atoms(frame))
-    structures = [copy for atoms in seen.values() if len(atoms) <= 9 for copy in stretched(atoms)]
+    structures = [copy for atoms in seen.values() if len(atoms) <= 7 for copy in stretched(atoms)]
     for atoms in structures:
         atoms.calc, atoms.info = None, {}
     source = folder / "stretched.xyz"
     write(source, structures, format="extxyz")
-    command = [sys.executable, "-m", "scf_accel.cli", "label", str(source), str(done), "--no-density", "--workers", "1"]
+    command = [sys.executable, "-m", "scf_accel.cli", "label", str(source), str(done), "--workers", "1"]
     subprocess.run(command, check=True, cwd=ROOT)
     return done
 

@@ -32,8 +32,8 @@ RIDGES = tuple(10.0**power for power in range(-8, 1))
 
 
 class Sample(NamedTuple):
-    """Validation frames: totals of linear features ``[B, m]`` and energy errors ``[B]``; of their atoms features ``[N, d]``, element
-    indices ``[N]`` and mean squared force errors ``[N]`` (per component)."""
+    """Validation frames: totals of linear features ``[B, m]`` and energy errors ``[B]``; of their atoms features ``[N, d]``,
+    element indices ``[N]`` and mean squared force errors ``[N]`` (per component)."""
 
     totals: Tensor
     energy_errors: Tensor
