@@ -73,6 +73,23 @@ def stretched(atoms: Atoms, factors: Sequence[float] = STRETCHES) -> Iterator[At
         return
 
 
+def torsions(atoms: Atoms, step: float = 20.0) -> Iterator[Atoms]:
+    """Copies of acetylacetone with one acetyl group turned about the bond to the central carbon, every ``step`` degrees."""
+    bonds = set(zip(*(part.tolist() for part in neighbor_list("ij", atoms, natural_cutoffs(atoms, 1.15))), strict=True))
+    carbons = [i for i, symbol in enumerate(atoms.symbols) if symbol == "C"]
+    near = {i: [j for j in range(len(atoms)) if (i, j) in bonds] for i in range(len(atoms))}
+    oxidised = [i for i in carbons if any(atoms.symbols[j] == "O" for j in near[i])]
+    centre = next(i for i in carbons if i not in oxidised and sum(j in carbons for j in near[i]) == 2)
+    first, second = (j for j in near[centre] if j in carbons)
+    methyl = next(j for j in near[second] if j in carbons and j != centre)
+    pairs = [(i, j) for i, j in bonds if i < j and {i, j} != {centre, second}]
+    part = sorted(_side(len(atoms), [pair for pair in pairs if not set(pair) & {first, centre}], second))
+    for angle in np.arange(step, 181.0, step):
+        copy = atoms.copy()
+        copy.rotate_dihedral(first, centre, second, methyl, angle, indices=part)
+        yield copy
+
+
 def _side(count: int, pairs: Sequence[tuple[int, int]], start: int) -> set[int]:
     """Atoms connected to ``start``."""
     found, new = {start}, [start]

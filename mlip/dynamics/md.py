@@ -348,7 +348,7 @@ class _Run:
             stress = atoms.get_stress(voigt=True, include_ideal_gas=True)
             row["pressure_GPa"] = f"{-stress[:3].mean() / units.GPa:.5f}"
             row["volume_A3"] = f"{atoms.get_volume():.4f}"
-        if "forces_std_max_eV_A" in self.log.columns:
+        if self.settings.stop_above is not None:
             row["forces_std_max_eV_A"] = f"{self._largest_std():.6f}"
         return row
 

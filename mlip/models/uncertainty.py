@@ -7,7 +7,7 @@ leave it open in others; a structure whose features lie in open directions is an
     forces:  std(F_i) = c_Z | psi_i (P^T P + s)^(-1/2) |,   psi_i = phi_i and the scalars that the head reads, P = all psi_i
 
 The first is the Gaussian posterior of w for the given features (the last-layer approximation of the prediction rigidity: Bigi,
-Chong, Ceriotti, Grasselli, arXiv 2403.02251: var = a^2 f (F^T F + r)^-1 f); validation frames give a and the ridge r. The second is
+Chong, Ceriotti, Grasselli, arXiv 2403.02251: var = a^2 f (F^T F + r)^-1 f); validation frames give a, and r is small. The second is
 the same measure for one environment (the local prediction rigidity: Chong et al., arXiv 2306.15638), scaled for each element to the
 force errors of validation frames: a calibrated distance from what was trained on, not the posterior of the force.
 benchmarks/uncertainty.py compares both with that posterior and with committees.
