@@ -20,6 +20,8 @@ from mlip.checkpoint import load_model, read_header, save_model
 from mlip.data.frame import Frame
 from mlip.errors import ConfigError
 from mlip.models.compaction import choose_strongest, compact
+from mlip.models.inference import FrozenNetwork
+from mlip.models.uncertainty import uncertainty_of
 from mlip.testing import evaluate, graph_of
 from mlip.training.uncertainty import MIN_FRAMES, fit_uncertainty, last_features
 
@@ -234,3 +236,15 @@ def test_a_model_without_it_says_so_in_one_line():
     with pytest.raises(PropertyNotImplementedError, match="this model has none"):
         calculator.get_property("energy_std", atoms)
     assert np.isfinite(calculator.get_potential_energy(atoms))
+
+
+def test_beside_a_compiled_network_it_takes_a_pass_of_its_own(model, monkeypatch):
+    class Compiled:
+        network = staticmethod(FrozenNetwork(model))
+
+    monkeypatch.setattr("mlip.exported.cached_export", lambda _: Compiled())
+    calculator, atoms = MLIPCalculator(model, compile=True, uncertainty=True), acetaldehyde()
+    calculator.calculate(atoms, ["forces"])
+    same((calculator.results["energy_std"], calculator.results["forces_std"]), deviations(model, atoms))
+    with pytest.raises(ConfigError, match="an exported model has none"):
+        uncertainty_of(Compiled())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ase.io
+import numpy as np
 import pytest
 from in_process import command
 from training_toys import emt_structures, toy_config
 
 from mlip import MLIPCalculator
 from mlip.checkpoint import load_model
+from mlip.training.evaluate import Parity
+from mlip.training.plots import calibration_bins, calibration_plot
 from mlip.training.run import train
 
 
@@ -31,7 +34,18 @@ def test_a_trained_model_has_it(folder):
 
 
 def test_eval_and_info_show_it(folder):
-    done = command("mlip", "eval", "run", "test.extxyz", "--out", "out", cwd=folder)
+    done = command("mlip", "eval", "run", "test.extxyz", "--no-plots", cwd=folder)
     assert done.returncode == 0 and "forces_std (predicted)" in done.stdout
-    assert (folder / "out" / "calibration.png").stat().st_size > 1000
     assert "uncertainty.valid_frames" in command("mlip", "info", "run", cwd=folder).stdout
+
+
+def test_right_standard_deviations_lie_on_the_diagonal(tmp_path):
+    rng = np.random.default_rng(0)
+    std = rng.uniform(0.1, 1.0, 20_000)
+    errors = np.abs(rng.normal(scale=std))
+    predicted, found = calibration_bins(errors, std)
+    assert len(found) == 12 and np.all(np.diff(predicted) > 0)
+    np.testing.assert_allclose(found, predicted, rtol=0.08)  # 1667 a bin: 1.7 % each
+    assert calibration_bins(errors[:5], std[:5]).shape == (2, 1)
+    parity = Parity(energy_std=[np.stack([errors, std])], forces_std=[np.stack([errors, std])])
+    assert calibration_plot({"test": parity}, tmp_path / "calibration.png").stat().st_size > 1000

@@ -42,9 +42,9 @@ def limit(crystal, tmp_path):
     assert free.stopped is None and free.steps == BASE.steps
     forces = np.linalg.norm(ase.io.read(out, 0).get_forces(), axis=1)
     assert largest[0] == pytest.approx(0.1 * forces.max(), abs=1e-6)
-    limit = 0.5 * (largest[:6].max() + largest.max())
-    assert largest.max() > largest[:6].max()
-    return limit, int(np.argmax(largest > limit))
+    records = np.maximum.accumulate(largest)
+    step = next(k for k in range(1, BASE.steps) if largest[k] > records[k - 1])
+    return 0.5 * (records[step - 1] + largest[step]), step
 
 
 def test_it_stops_and_goes_on(crystal, tmp_path, limit):
