@@ -9,7 +9,7 @@ into benchmarks/results. Finished trainings, labels and evaluations are only rea
 RMSE: of the first model; the committee's of its mean. std: root mean square, calibrated on the validation frames (the last layer's
 by `mlip train`; the others by one factor). rank: Spearman's correlation of std and absolute error. bins: of ten by std, the
 largest factor between root mean squares of std and error. AUROC: how well the std (of forces: the largest of the frame) tells a
-frame of this set from one of the first; 0.5 is chance, 1 is perfect.
+frame of this set from one of the first with no more atoms than the largest here; 0.5 is chance, 1 is perfect.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mlip.data.readers import open_frames, to_atoms
 from mlip.data.split import split_frames
 from mlip.files import atomic_write_text
 from mlip.models import Potential
-from mlip.training.plots import COLOURS, calibration_bins, save
+from mlip.training.plots import COLOURS, calibration_bins, log_square, save
 from mlip.training.prepare import without_isolated_atoms
 from mlip.training.uncertainty import fit_uncertainty
 
@@ -158,7 +158,8 @@ def cells(rows: dict[str, Any], name: str, part: str, method: str, what: str) ->
     base = SETS[name][1]
     known = calibrated(rows, base, method, what)
     assert known is not None
-    flag = "" if part == base else f"{auroc(by_frame(rows[base], known, what), by_frame(rows[part], std, what)):.2f}"
+    atoms = np.bincount(rows[base]["frame"]) <= np.bincount(rows[part]["frame"]).max()
+    flag = "" if part == base else f"{auroc(by_frame(rows[base], known, what)[atoms], by_frame(rows[part], std, what)):.2f}"
     error = errors_of(rows[part], method, what)
     rms = f"{1000 * np.sqrt(np.square(std).mean()):.3g}"
     if not np.isfinite(error).all():
@@ -218,9 +219,8 @@ def plot(store: Store, names: Sequence[str], path: Path) -> None:
                         bins = 1000 * calibration_bins(error, std, most=8)
                         axis.plot(*bins, style, color=colour, ms=5, lw=1.2, label=f"{part}, {method}")
                         values.append(bins.ravel())
-            low, high = (edge(np.concatenate(values)) for edge in (np.min, np.max))
-            axis.plot([low, high], [low, high], color="0.4", lw=0.8, zorder=0)
-            axis.set(xscale="log", yscale="log", title=f"{name}: {what}")
+            log_square(axis, np.concatenate(values))
+            axis.set_title(f"{name}: {what}")
             axis.set_xlabel(f"predicted standard deviation ({unit})")
             axis.set_ylabel(f"RMSE of the bin ({unit})")
             axis.grid(alpha=0.3, lw=0.4)

@@ -93,6 +93,17 @@ def calibration_bins(errors: np.ndarray, deviations: np.ndarray, least: int = 20
     return np.array([[np.sqrt(np.square(values[part]).mean()) for part in parts] for values in (deviations, errors)])
 
 
+def log_square(axis: Any, values: np.ndarray) -> None:
+    """Logarithmic axes alike for both, around ``values``, with a diagonal."""
+    low, high = 0.5 * max(float(values.min()), 1e-6), 2.0 * float(values.max())
+    axis.plot([low, high], [low, high], color="0.4", lw=0.8, zorder=0)
+    axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        each.set_major_formatter(lambda value, _: f"{value:g}")
+        each.set_minor_formatter(NullFormatter())
+
+
 def calibration_plot(parities: dict[str, Parity], path: Path) -> Path:
     """Errors against the standard deviations that were predicted for them: on the diagonal they are as large as they should be."""
     figure = Figure(figsize=(9.6, 4.6), layout="constrained")
@@ -108,14 +119,7 @@ def calibration_plot(parities: dict[str, Parity], path: Path) -> Path:
             axis.plot(deviations[few], errors[few], ".", color=colour, ms=2, alpha=0.2, rasterized=True)
             axis.plot(*bins, "o-", color=colour, ms=5, lw=1.2, label=name)
             shown.append(bins)
-        values = np.concatenate([bins.ravel() for bins in shown])
-        low, high = 0.5 * max(float(values.min()), 1e-6), 2.0 * float(values.max())
-        axis.plot([low, high], [low, high], color="0.4", lw=0.8, zorder=0)
-        axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
-        for each in (axis.xaxis, axis.yaxis):
-            each.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            each.set_major_formatter(lambda value, _: f"{value:g}")
-            each.set_minor_formatter(NullFormatter())
+        log_square(axis, np.concatenate([bins.ravel() for bins in shown]))
         axis.set_xlabel(f"{what}_std ({unit})")
         axis.set_ylabel(f"error ({unit}); circles: root mean square of a bin")
         axis.grid(alpha=0.3, lw=0.4)

@@ -20,7 +20,7 @@ _NAMES = {
     "energy_std": "energy_std (predicted)", "forces_std": "forces_std (predicted)",
     "density_electrons": "electrons, unprojected", "density": "coefficients", "density_pairs": "pairs let through (mean)",
 }  # fmt: skip
-_ORDER = ("energy_per_atom", "energy", "energy_std", "forces", "forces/", "forces_std", "stress", "stress_GPa")
+_ORDER: tuple[str, ...] = ("energy_per_atom", "energy", "energy_std", "forces", "forces/", "forces_std", "stress", "stress_GPa")
 _ORDER += (*tuple(name for name in _NAMES if name.startswith("density")), "density/")
 
 
