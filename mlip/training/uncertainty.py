@@ -29,9 +29,9 @@ MIN_ATOMS = 30
 """Elements with fewer validation atoms take the scale of all."""
 RIDGE = 1e-6
 """Of both matrices, in units of their mean eigenvalue: above the rounding of float32 features, and small, that directions without
-data stay open. The likelihood of validation errors, which lie in no such direction, cannot choose it. Sulfur that was hardly trained
-on was told from test molecules (first organics model of benchmarks/uncertainty.py) with an area under the ROC curve of 0.98 by the
-energy and 0.99 by the forces at 1e-6, 0.81 and 0.80 at 1e-2, 0.50 and 0.36 at 1."""
+data stay open. The likelihood of validation errors, which lie in no such direction, cannot choose it. Sulfur that was hardly
+trained on was told from test molecules (first organics model of benchmarks/uncertainty.py) with an area under the ROC curve of 0.98
+by the energy and 0.99 by the forces at 1e-6, 0.81 and 0.80 at 1e-2, 0.50 and 0.36 at 1."""
 
 
 class Sample(NamedTuple):
