@@ -113,6 +113,7 @@ def fit(
         stream.start = (place["epoch"], place["batch"])
         if place["finished"]:
             return _finished(config, budget, folder, model)
+    model.uncertainty = None  # should it have one, it belongs to the weights of now; the finished ones get theirs
     module = PotentialModule(model.train(), config, data.elements)
     conductor = Conductor(
         config, Validator(config, data, model.cutoff), budget, folder.checkpoint,
