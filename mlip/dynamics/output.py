@@ -109,7 +109,7 @@ class CsvLog:
 
     Args:
         path: where.
-        columns: the header.
+        columns: the header; a file that is gone on with keeps its own.
         resume: size in bytes to cut the file back to; ``None`` starts a new file.
     """
 
@@ -119,6 +119,8 @@ class CsvLog:
         self._file = _open_text(path, resume)
         if resume is None:
             self._line(self.columns)
+        elif header := _first_line(path):
+            self.columns = header.split(",")
 
     @property
     def mark(self) -> int:
@@ -168,6 +170,11 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except Exception as error:
         raise SimulationError(f"{path} is not a state to resume from ({error}); start anew with --overwrite") from error
     return arrays, meta
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().strip()
 
 
 def _open_text(path: Path, size: int | None) -> IO[str]:

@@ -26,6 +26,7 @@ from mlip.training.prepare_density import usable_reference
 from mlip.training.results import clock, results_table, write_results
 from mlip.training.runfolder import RunFolder
 from mlip.training.state import Progress
+from mlip.training.uncertainty import fit_uncertainty
 
 
 def describe_data(
@@ -124,6 +125,7 @@ def finish(
     metadata |= {"charges": data.charges, "spins": data.spins}
     save_model(model, folder.model, metadata)
     start = time.monotonic()
+    note = fit_uncertainty(model, data.train, data.valid)
     outcomes = {}
     for name, frames in data.sets().items():
         outcomes[name] = evaluate_frames(model, frames, config.data.valid_batch_size, config.run.plots)
@@ -139,6 +141,8 @@ def finish(
     write_results(folder.path, reports, frames_of, about)
     say_results(console, reports, frames_of)
     warn_of_skipped(console, progress)
+    if note:
+        console.print(note, highlight=False, soft_wrap=True)
     console.print(
         f"{progress.finished}: {progress.epoch} epochs, {progress.step} steps in {clock(progress.elapsed)}; "
         f"best at epoch {progress.best_epoch}\nmodel, tables and plots: {folder.path}",

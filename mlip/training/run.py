@@ -30,12 +30,16 @@ from mlip.training.evaluate import Evaluation, evaluate
 from mlip.training.gating import reduce_as_before
 from mlip.training.loader import BatchStream, bytes_of, evaluation_batches, load_batches, to_device
 from mlip.training.module import PotentialModule
-from mlip.training.prepare import Prepared, new_model, prepare, training_batches, training_graphs, validation_graphs
+from mlip.training.prepare import Prepared, new_model, prepare, subset, training_batches, training_graphs, validation_graphs
 from mlip.training.progress import LiveProgress
 from mlip.training.report import describe_data, finish
 from mlip.training.runfolder import RunFolder
 from mlip.training.schedule import Budget
 from mlip.training.state import progress_of, read_checkpoint
+from mlip.training.uncertainty import FIT_FRAMES
+
+FEATURE_COST = 0.3
+"""Features of a frame take a quarter of an evaluation with forces (small preset, AcAc, CPU), the making of its graph apart."""
 
 
 def train(
@@ -109,6 +113,7 @@ def fit(
         stream.start = (place["epoch"], place["batch"])
         if place["finished"]:
             return _finished(config, budget, folder, model)
+    model.uncertainty = None  # should it have one, it belongs to the weights of now; the finished ones get theirs
     module = PotentialModule(model.train(), config, data.elements)
     conductor = Conductor(
         config, Validator(config, data, model.cutoff), budget, folder.checkpoint,
@@ -180,9 +185,10 @@ class Validator:
 
 
 def final_cost(data: Prepared) -> float:
-    """Atoms of the final evaluation over atoms of the validation set."""
+    """Atoms of the final evaluation, and of the passes that fit the uncertainty, over atoms of the validation set."""
     atoms = sum(int(count_atoms(frames).sum()) for frames in data.sets().values())
-    return atoms / max(1, int(count_atoms(data.valid).sum()))
+    train, valid = (int(count_atoms(frames).sum()) for frames in (subset(data.train, FIT_FRAMES), data.valid))
+    return (atoms + FEATURE_COST * train + (1 + FEATURE_COST) * valid) / max(1, valid)
 
 
 def make_trainer(config: RunConfig, callbacks: list[Any], folder: Path) -> Trainer:
