@@ -68,8 +68,8 @@ def train(
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
-    data = prepare(config)
     content = read_checkpoint(folder.checkpoint) if resumed else None
+    data = prepare(config, content)
     if content is not None:
         data = _as_begun(folder, data, content)
     model = new_model(config, data)
@@ -109,10 +109,13 @@ def fit(
         stream.start = (place["epoch"], place["batch"])
         if place["finished"]:
             return _finished(config, budget, folder, model)
+    extra: dict[str, Any] = {"fingerprint": data.fingerprint, "density": data.density.to_dict() if data.density else None}
+    if data.start is not None:
+        extra["start"] = data.start.state()
     module = PotentialModule(model.train(), config, data.elements)
     conductor = Conductor(
         config, Validator(config, data, model.cutoff), budget, folder.checkpoint,
-        extra={"fingerprint": data.fingerprint, "density": data.density.to_dict() if data.density else None},
+        extra=extra,
         final_cost=final_cost(data),
         on_validation=lambda progress: folder.write_log(progress.history),
     )  # fmt: skip
