@@ -42,6 +42,7 @@ class Start:
         model: grown and corrected; of a resumed run with weights still to be loaded.
         e0_note: what happened to E0.
         added: elements that are new. stale: elements that keep E0 of the old level of theory.
+        rate: the peak learning rate.
         note: of a resumed run: what became of the source since.
     """
 
@@ -50,6 +51,7 @@ class Start:
     e0_note: str
     added: list[int]
     stale: list[int]
+    rate: float
     note: str = ""
 
     @property
@@ -72,6 +74,7 @@ class Start:
         lines.append(f"fine-tuning {source.place} (sha256 {source.digest[:12]}): knows {_symbols(source.elements)}; {growth}")
         scale = f"energy scale {float(self.model.head.energy_scale):.3f} eV and " if self.model.head is not None else ""
         lines.append(f"kept, as its weights were trained with it: {scale}{self.model.avg_num_neighbors:.1f} neighbours")
+        lines.append(f"peak learning rate {self.rate:g} (training.lr)")
         if self.stale:
             lines.append(
                 f"{_symbols(self.stale)} stay in the model with E0 of {source.name}'s level of theory: the new data do not hold "
@@ -103,10 +106,11 @@ def begin(
     added = sorted(set(elements) - set(source.elements))
     model = load_model(source.place, dtype=config.training.precision)
     model = grow(model, added, grown_config(config, source, density), density, config.training.seed)
+    rate = config.training.lr
     if model.head is None:
-        return Start(source, model, "no energies", added, [])
+        return Start(source, model, "no energies", added, [], rate)
     note, renewed = correct_energies(config, source, model, train, elements, atoms)
-    return Start(source, model, note, added, sorted(set(source.elements) - renewed))
+    return Start(source, model, note, added, sorted(set(source.elements) - renewed), rate)
 
 
 def go_on(config: RunConfig, begun: Mapping[str, Any], density: DensityReference | None) -> Start:
@@ -120,7 +124,7 @@ def go_on(config: RunConfig, begun: Mapping[str, Any], density: DensityReference
     model = model.to(parse_dtype(config.training.precision))
     changed = source.change()
     note = f"{source.place} {changed} since" if changed else ""
-    return Start(source, model, stored["e0_note"], stored["added"], stored["stale"], note)
+    return Start(source, model, stored["e0_note"], stored["added"], stored["stale"], config.training.lr, note)
 
 
 def correct_energies(
