@@ -26,10 +26,6 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-FINE_TUNING: dict[str, Any] = {"lr": 2e-3}
-"""Keys of ``training`` that have another default in fine-tuning (``model.init_from``)."""
-
-
 class Section(BaseModel):
     """A part of the config: unknown keys are errors, defaults are checked too."""
 
@@ -354,15 +350,8 @@ class RunConfig(Section):
             raise ConfigError(f"nothing to learn for the model's head ({', '.join(heads)}): give {terms} a weight above 0")
         lacking = {name: getattr(self.loss, name) for name in TERMS if head_of(name) not in heads}
         unweighted = {name: term.model_copy(update={"weight": 0.0}) for name, term in lacking.items()}
-        training = self.training.model_copy(update={"gate": self._gate_schedule(), **self._fine_tuning()})
+        training = self.training.model_copy(update={"gate": self._gate_schedule()})
         return self.model_copy(update={"loss": self.loss.model_copy(update=unweighted), "training": training})
-
-    def _fine_tuning(self) -> dict[str, Any]:
-        """Keys of ``training`` that fine-tuning sets where the config does not."""
-        if self.model.init_from is None:
-            return {}
-        missing = {name: value for name, value in FINE_TUNING.items() if name not in self.training.model_fields_set}
-        return missing | ({"lr": max(missing["lr"], self.training.min_lr)} if "lr" in missing else {})
 
     def _gate_schedule(self) -> GateSchedule | None:
         """The phases of the gates: as given, or the usual ones; ``None`` for a model without gates."""

@@ -137,19 +137,19 @@ def correct_energies(
     the labels: one composition is enough for energies that are right on average.
 
     Returns:
-        A sentence about E0, and the elements whose E0 is that of ``train``.
+        A sentence about E0, and the elements that it is about: those of ``train``, and others with an isolated atom.
     """
     assert model.head is not None
     fixed, note = _fixed_energies(config, source, elements, atoms)
     kept = {**source.e0, **(fixed or {})}
     model.head.e0.copy_(torch.tensor([kept.get(z, 0.0) for z in model.elements], dtype=torch.float64))
-    renewed = set(elements if fixed is None else fixed)
+    renewed = {*elements, *(fixed or {})}
     unchanged = fixed is not None and all(abs(kept[z] - source.e0.get(z, np.inf)) <= SAME for z in elements)
     if unchanged:
         return f"{note}, which are those of {source.name}: the same level of theory, nothing to correct", set(source.elements)
     chosen = labelled_over_compositions(train, SHIFT_FRAMES)
     if not chosen:
-        return _without_energies(source, elements, fixed, note), renewed if fixed is not None else set()
+        return _without_energies(source, elements, fixed, note), renewed
     frames = FrameSubset(train, chosen)
     missing = np.array([frame.energy for frame in frames]) - predicted_energies(model, frames)
     counts = counts_of(frames, elements)

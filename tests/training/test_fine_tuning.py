@@ -22,10 +22,10 @@ from typer.testing import CliRunner
 
 from mlip.checkpoint import load_model, read_header, save_model
 from mlip.cli import app
-from mlip.config import FINE_TUNING
 from mlip.configfile import load_config
 from mlip.data.density import DensityBasis
 from mlip.errors import ConfigError
+from mlip.initfrom import RATE
 from mlip.models import build, compact
 from mlip.testing import evaluate, evaluate_density
 from mlip.training.prepare import new_model, prepare
@@ -209,8 +209,7 @@ def test_a_pruned_model_stays_pruned(tmp_path):
     compact(pruned)
     save_model(pruned, tmp_path / "source" / "model.safetensors")
     config = fine_tune_config(tmp_path, 1, tmp_path / "source")
-    train(config)
-    assert config.training.gate is None and load_model(config.run.dir).config.paths == pruned.config.paths
+    assert config.training.gate is None and begun(config)[0].config.paths == pruned.config.paths
 
 
 def test_a_dry_run_shows_it_and_writes_nothing(tmp_path):
@@ -220,7 +219,7 @@ def test_a_dry_run_shows_it_and_writes_nothing(tmp_path):
     before = sorted(p.name for p in tmp_path.rglob("*"))
     outcome = CliRunner().invoke(app, ["train", str(path), "--from", str(tmp_path / "source"), "--dry-run"])
     assert outcome.exit_code == 0, outcome.output
-    rate = f"learning rate {FINE_TUNING['lr']:g}"
+    rate = f"learning rate {RATE:g}"
     for word in ("fine-tuning", "knows Al Cu Au", "E0 of source; E0 corrected", "s an epoch", rate):
         assert word in outcome.output, word
     assert sorted(p.name for p in tmp_path.rglob("*")) == before

@@ -10,10 +10,9 @@ import yaml
 from finetune_toys import FIELDS, fine_tune_values, write_source
 from training_toys import write_config
 
-from mlip.config import FINE_TUNING
 from mlip.configfile import apply_overrides, load_config, parse_config
 from mlip.errors import CheckpointError, ConfigError
-from mlip.initfrom import without_heads
+from mlip.initfrom import RATE, without_heads
 from mlip.models import ModelConfig
 from mlip.training.prepare import prepare
 from mlip.training.runfolder import dump_config
@@ -86,7 +85,7 @@ def test_what_the_source_says_too_may_be_given(place, monkeypatch):
 def test_defaults_of_fine_tuning_yield_to_the_config(place):
     _, values = place
     options = {"max_epochs": 3}
-    for given, wanted in (({}, FINE_TUNING["lr"]), ({"lr": 0.5}, 0.5), ({"min_lr": 4e-3}, 4e-3)):
+    for given, wanted in (({}, RATE), ({"lr": 0.5}, 0.5), ({"min_lr": 4e-3}, 4e-3)):
         assert parse_config({**values, "training": {**options, **given}}).training.lr == wanted
     assert parse_config({**values, "training": options, "model": FIELDS}).training.lr == 5e-3
 
