@@ -66,14 +66,15 @@ class Start:
         model = {"config": self.model.config.model_dump(mode="json"), "elements": self.model.elements}
         return {"source": source, **model, "e0_note": self.e0_note, "added": self.added, "stale": self.stale}
 
-    def lines(self) -> list[str]:
-        """What the user is told."""
+    def lines(self, theory: object) -> list[str]:
+        """What the user is told; ``theory`` is the level of theory of the new data."""
         source, new = self.source, _symbols(self.added)
         lines = [f"{self.note}: this run goes on from its own weights"] if self.note else []
         growth = f"new: {new} (random weights)" if new else "no new ones"
         lines.append(f"fine-tuning {source.place} (sha256 {source.digest[:12]}): knows {_symbols(source.elements)}; {growth}")
         scale = f"energy scale {float(self.model.head.energy_scale):.3f} eV and " if self.model.head is not None else ""
         lines.append(f"kept, as its weights were trained with it: {scale}{self.model.avg_num_neighbors:.1f} neighbours")
+        lines.append(f"level of theory: {_in_short(source.theory)} -> {_in_short(theory)}")
         lines.append(f"peak learning rate {self.rate:g} (training.lr)")
         if self.stale:
             lines.append(
@@ -85,6 +86,14 @@ class Start:
 
 def _symbols(elements: Sequence[int]) -> str:
     return " ".join(chemical_symbols[z] for z in elements)
+
+
+def _in_short(theory: object) -> str:
+    """Functional and basis of a level of theory, or what it says instead."""
+    if isinstance(theory, Mapping):
+        named = [str(theory[name]) for name in ("xc", "basis") if name in theory]
+        return "/".join(named) or str(dict(theory))
+    return str(theory or "not stated by the data file")
 
 
 def begin(

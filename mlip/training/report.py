@@ -35,7 +35,7 @@ def describe_data(
     sets = {"train": data.train, "valid": data.valid, **data.tests}
     counts = ", ".join(f"{len(frames)} {name}" for name, frames in sets.items())
     console.print(f"frames: {counts}", highlight=False)
-    for line in data.start.lines() if data.start is not None else []:
+    for line in data.start.lines(data.level_of_theory) if data.start is not None else []:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if model.has_energy:
         energies = "  ".join(f"{chemical_symbols[z]} {data.e0[z]:.4f}" for z in data.elements)

@@ -73,7 +73,8 @@ def test_a_constant_an_element_goes_into_e0(tmp_path):
     _, data, text = begun(shifted(tmp_path, {"Cu": 3.0, "Au": -50.0}))
     assert data.e0 == pytest.approx({13: E0[13], 29: E0[29] + 3.0, 79: E0[79] - 50.0}, abs=1e-6)
     assert "Al stay in the model with E0 of source's level of theory" in text and "E0 of source; E0 corrected" in text
-    assert "knows Al Cu Au; no new ones" in text and "energy scale 2.000 eV and 9.0 neighbours" in text
+    assert "knows Al Cu Au; no new ones" in text
+    assert "level of theory: pbe -> not stated by the data file" in text and "energy scale 2.000 eV and 9.0 neighbours" in text
 
 
 def test_of_one_composition_the_sum_is_right(tmp_path):
