@@ -42,11 +42,11 @@ def write_report(store: Store, output: Path, explanation: str) -> None:
     print(f"written: {output / 'fine_tune.md'}")
 
 
-def groups(rows: Rows) -> dict[tuple[int, str], list[dict[str, Any]]]:
-    """Rows that differ in the seed only, by number of frames and arm."""
-    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+def groups(rows: Rows) -> dict[tuple[int, str, float], list[dict[str, Any]]]:
+    """Rows that differ in the seed only, by number of frames, arm and learning rate."""
+    found: dict[tuple[int, str, float], list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault((row["size"], row["arm"]), []).append(row)
+        found.setdefault((row["size"], row["arm"], row["lr"]), []).append(row)
     return dict(sorted(found.items(), key=lambda item: item[0][0]))
 
 
@@ -60,7 +60,7 @@ def errors_table(rows: Rows) -> str:
     names = list(rows[0]["errors"])
     units = {name: f"{name} RMSE, {'meV' if name.endswith('energy') else 'meV/A'}" for name in names}
     lines = []
-    for (size, arm), group in groups(rows).items():
+    for (size, arm, _), group in groups(rows).items():
         cells = [str(size), arm, *(f"{mean_error(group, name):.3g}" for name in names)]
         minutes = np.mean([row["training_seconds"] for row in group]) / 60
         lines.append([*cells, f"{group[0]['lr']:g}", str(group[0]["steps"]), f"{minutes:.1f}", str(len(group))])
@@ -80,19 +80,19 @@ def energies_table(rows: Rows) -> str:
 
 
 def plot(rows: Rows, path: Path) -> None:
-    """RMSE of energies and forces against the number of frames, one line an arm and temperature."""
+    """RMSE of energies and forces against the number of frames, one line an arm, learning rate and temperature."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    arms = list(dict.fromkeys((row["arm"], row["lr"]) for row in rows))
     for axes, quantity, unit in zip(figure.subplots(1, 2), ("energy", "forces"), ("meV", "meV/A"), strict=True):
         for name in (name for name in rows[0]["errors"] if name.endswith(quantity)):
             for index, arm in enumerate(arms):
-                points = [(size, mean_error(group, name)) for (size, other), group in groups(rows).items() if other == arm]
+                points = [(size, mean_error(group, name)) for (size, *other), group in groups(rows).items() if tuple(other) == arm]
                 style = "-" if name == f"300K {quantity}" else "--"
-                axes.plot(*zip(*points, strict=True), f"o{style}", color=f"C{index}", label=f"{arm}, {name.split()[0]}")
+                axes.plot(*zip(*points, strict=True), f"o{style}", color=f"C{index}", label=f"{arm[0]} ({arm[1]:g}), {name.split()[0]}")
         axes.set(xlabel="training frames", ylabel=f"{quantity} RMSE ({unit})", xscale="log", yscale="log")
         axes.grid(alpha=0.3, which="both")
     figure.axes[1].legend(fontsize=8)

@@ -2,6 +2,7 @@
 
     python benchmarks/fine_tune.py --from organics-energy --steps 3000      # trains what is missing, then table and plot
     python benchmarks/fine_tune.py --from runs/organics-small --sizes 10 50 --total 60
+    python benchmarks/fine_tune.py --from organics-energy --sizes 50 --arms fine-tuned --lr 0.01     # another learning rate
     python benchmarks/fine_tune.py --table                                  # the table of what is there
 
 Each row is a training of as many steps of 5 frames (configs/fine-tune.yaml; ../shared/data), tested on MD frames at 300 and 600 K.
@@ -79,7 +80,7 @@ SETS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One training of the table; ``source`` is the model, ``digest`` its hash."""
+    """One training of the table; ``source`` is the model, ``digest`` its hash, ``rate`` the learning rate (``None``: the usual)."""
 
     arm: str
     size: int
@@ -87,11 +88,13 @@ class Row:
     steps: int
     source: str
     digest: str
+    rate: float | None = None
 
     @property
     def key(self) -> str:
         """Of its row in the store and its run folder."""
-        return f"{self.arm}-{self.size}frames-seed{self.seed}-{self.steps}steps-{self.digest[:8]}"
+        rate = "" if self.rate is None else f"-lr{self.rate:g}"
+        return f"{self.arm}-{self.size}frames-seed{self.seed}-{self.steps}steps{rate}-{self.digest[:8]}"
 
     @property
     def epochs(self) -> int:
@@ -129,10 +132,12 @@ def train_words(row: Row, folder: Path, threads: int) -> list[str]:
         "run.plots": False,
         "run.dir": str(folder),
     }
-    words = ["--from", row.source]
+    words, rate = ["--from", row.source], row.rate
     if row.arm == "scratch":
-        settings |= {"model": {"preset": None, **architecture(row.source)}, "training.lr": SCRATCH_RATE}
-        words = []
+        settings["model"] = {"preset": None, **architecture(row.source)}
+        words, rate = [], rate or SCRATCH_RATE
+    if rate is not None:
+        settings["training.lr"] = rate
     if row.arm == ARMS[2]:
         settings["data.isolated_atoms"] = None
     return ["train", str(CONFIG), *words, *(part for k, v in settings.items() for part in ("--set", f"{k}={json.dumps(v)}"))]
@@ -208,7 +213,7 @@ def rows_of(arguments: argparse.Namespace) -> Iterator[Row | Offset]:
     for size in arguments.sizes:
         for seed in arguments.seeds:
             for arm in arguments.arms:
-                yield Row(arm, size, seed, arguments.steps, source, digest)
+                yield Row(arm, size, seed, arguments.steps, source, digest, arguments.lr)
 
 
 def measure(row: Row | Offset, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -250,6 +255,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=3000, help=f"optimiser steps of each training, {BATCH} frames each")
+    parser.add_argument("--lr", type=float, help=f"peak learning rate (default: {SCRATCH_RATE} from scratch, else that of any run)")
     parser.add_argument("--total", type=float, help="minutes for all rows; what does not fit is left for the next call")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--table", action="store_true", help="only write table and plot of the rows that are there")

@@ -12,12 +12,10 @@ from mlip.config import ModelSection, RunConfig
 from mlip.errors import CheckpointError, ConfigError
 
 KEY = "model.init_from"
-RATE = 2e-3
-"""Peak learning rate of fine-tuning where the config gives none, ``training.lr``."""
 
 
 def adopt(config: RunConfig, folders: Sequence[Path]) -> RunConfig:
-    """``config`` with the architecture of the model that ``model.init_from`` names, and :data:`RATE`; the same where it names none.
+    """``config`` with the architecture of the model that ``model.init_from`` names; the same where it names none.
 
     Model keys that say the same may stay. A head may be left out (``model.density: null``, ``model.energy: false``), and is then
     gone. A run that has begun goes on where the model is gone: its folder knows the architecture.
@@ -48,10 +46,7 @@ def adopt(config: RunConfig, folders: Sequence[Path]) -> RunConfig:
             f"train from scratch without {KEY} (--from)"
         )
     section = ModelSection.model_validate({"preset": None, "init_from": place, **fields})
-    changes: dict[str, Any] = {"model": section}
-    if "lr" not in config.training.model_fields_set:
-        changes["training"] = config.training.model_copy(update={"lr": max(RATE, config.training.min_lr)})
-    return config.model_copy(update=changes)
+    return config.model_copy(update={"model": section})
 
 
 def find_source(name: str, folders: Sequence[Path]) -> str:

@@ -12,7 +12,7 @@ from training_toys import write_config
 
 from mlip.configfile import apply_overrides, load_config, parse_config
 from mlip.errors import CheckpointError, ConfigError
-from mlip.initfrom import RATE, without_heads
+from mlip.initfrom import without_heads
 from mlip.models import ModelConfig
 from mlip.training.prepare import prepare
 from mlip.training.runfolder import dump_config
@@ -80,14 +80,6 @@ def test_what_the_source_says_too_may_be_given(place, monkeypatch):
     assert dump_config(load_config(again)) == dump_config(config)
     file = load_config(write_config(folder, values), [f"model.init_from={folder / 'source' / 'model.safetensors'}"])
     assert file.model.resolve() == config.model.resolve()
-
-
-def test_defaults_of_fine_tuning_yield_to_the_config(place):
-    _, values = place
-    options = {"max_epochs": 3}
-    for given, wanted in (({}, RATE), ({"lr": 0.5}, 0.5), ({"min_lr": 4e-3}, 4e-3)):
-        assert parse_config({**values, "training": {**options, **given}}).training.lr == wanted
-    assert parse_config({**values, "training": options, "model": FIELDS}).training.lr == 5e-3
 
 
 def test_a_head_left_out_takes_its_layers_entries_with_it():
