@@ -92,7 +92,8 @@ def plot(rows: Rows, path: Path) -> None:
             for index, arm in enumerate(arms):
                 points = [(size, mean_error(group, name)) for (size, *other), group in groups(rows).items() if tuple(other) == arm]
                 style = "-" if name == f"300K {quantity}" else "--"
-                axes.plot(*zip(*points, strict=True), f"o{style}", color=f"C{index}", label=f"{arm[0]} ({arm[1]:g}), {name.split()[0]}")
+                label = f"{arm[0]} ({arm[1]:g}), {name.split()[0]}"
+                axes.plot(*zip(*points, strict=True), f"o{style}", color=f"C{index}", label=label)
         axes.set(xlabel="training frames", ylabel=f"{quantity} RMSE ({unit})", xscale="log", yscale="log")
         axes.grid(alpha=0.3, which="both")
     figure.axes[1].legend(fontsize=8)
