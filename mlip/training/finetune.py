@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 from mlip.checkpoint import load_model
 from mlip.config import RunConfig
 from mlip.data.density import DensityBasis
-from mlip.data.e0shift import counts_of, fit_shift, labelled_over_compositions
+from mlip.data.e0shift import counts_of, fit_shift, labelled_over_compositions, rank_of
 from mlip.data.frame import Frame, FrameSubset, count_atoms
 from mlip.data.graph import GraphDataset
 from mlip.errors import ConfigError
@@ -162,7 +162,7 @@ def correct_energies(
     frames = FrameSubset(train, chosen)
     missing = np.array([frame.energy for frame in frames]) - predicted_energies(model, frames)
     counts = counts_of(frames, elements)
-    shift, rank = fit_shift(counts, missing, np.array([z not in source.e0 for z in elements]))
+    shift, rank = fit_shift(counts, missing, np.array([z not in source.e0 for z in elements]), fixed is None), rank_of(counts)
     rows = [model.elements.index(z) for z in elements]
     values = torch.from_numpy(shift)
     with torch.no_grad():
