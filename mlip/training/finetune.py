@@ -76,7 +76,7 @@ class Start:
         lines.append(f"kept, as its weights were trained with it: {scale}{self.model.avg_num_neighbors:.1f} neighbours")
         lines.append(f"level of theory: {_in_short(source.theory)} -> {_in_short(theory)}")
         lines.append(f"peak learning rate {self.rate:g} (training.lr)")
-        if self.stale:
+        if self.stale and theory != source.theory:
             lines.append(
                 f"{_symbols(self.stale)} stay in the model with E0 of {source.name}'s level of theory: the new data do not hold "
                 "them; do not mix their energies with the new ones"
