@@ -28,6 +28,10 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.lr=0.001.")
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="MODEL", help="Fine-tune this: checkpoint, run folder, or the name of a shipped model."),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the run that run.dir holds, start anew.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print data audit, model size and time per epoch; write nothing.")
@@ -35,11 +39,15 @@ def train(
 ) -> None:
     """Train a potential, an electron density, or both in one model; the same command resumes a run that was stopped.
 
+    With --from (the key model.init_from) a trained model is fine-tuned: its architecture, elements and weights, E0 of the new data.
+
     Example: mlip train configs/organics-small.yaml --set training.max_minutes=10 --set run.dir=runs/longer
+
+    mlip train configs/fine-tune.yaml --from runs/organics-small
     """
     from mlip.training.commands import train_command
 
-    code = train_command(config, set_ or [], restart, dry_run)
+    code = train_command(config, set_ or [], restart, dry_run, from_)
     if code:
         raise typer.Exit(code)
 

@@ -36,6 +36,8 @@ def describe_data(
     sets = {"train": data.train, "valid": data.valid, **data.tests}
     counts = ", ".join(f"{len(frames)} {name}" for name, frames in sets.items())
     console.print(f"frames: {counts}", highlight=False)
+    for line in data.start.lines(data.level_of_theory) if data.start is not None else []:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if model.has_energy:
         energies = "  ".join(f"{chemical_symbols[z]} {data.e0[z]:.4f}" for z in data.elements)
         console.print(f"{data.e0_note} (eV): {energies}", highlight=False, soft_wrap=True)
@@ -123,6 +125,8 @@ def finish(
     names = ", ".join(Path(file).name for file in config.data.train_files)
     metadata |= {"training": about, "training_data": {"file": names, "sha256": data.fingerprint}}
     metadata |= {"charges": data.charges, "spins": data.spins}
+    if data.start is not None:
+        metadata["fine_tuned_from"] = data.start.source.record()
     save_model(model, folder.model, metadata)
     start = time.monotonic()
     note = fit_uncertainty(model, data.train, data.valid)

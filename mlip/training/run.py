@@ -72,8 +72,8 @@ def train(
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
-    data = prepare(config)
     content = read_checkpoint(folder.checkpoint) if resumed else None
+    data = prepare(config, content)
     if content is not None:
         data = _as_begun(folder, data, content)
     model = new_model(config, data)
@@ -114,10 +114,13 @@ def fit(
         if place["finished"]:
             return _finished(config, budget, folder, model)
     model.uncertainty = None  # should it have one, it belongs to the weights of now; the finished ones get theirs
+    extra: dict[str, Any] = {"fingerprint": data.fingerprint, "density": data.density.to_dict() if data.density else None}
+    if data.start is not None:
+        extra["start"] = data.start.state()
     module = PotentialModule(model.train(), config, data.elements)
     conductor = Conductor(
         config, Validator(config, data, model.cutoff), budget, folder.checkpoint,
-        extra={"fingerprint": data.fingerprint, "density": data.density.to_dict() if data.density else None},
+        extra=extra,
         final_cost=final_cost(data),
         on_validation=lambda progress: folder.write_log(progress.history),
     )  # fmt: skip
