@@ -130,7 +130,26 @@ def read_header(path_or_name: str | Path) -> dict[str, Any]:
             version = int(header["format_version"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its mlip header is damaged ({error!r})") from error
+    _check_header(header, path)
     return header
+
+
+def _check_header(header: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError unless the header has every key with a value of the right kind."""
+    number = (int, float)
+    kinds: dict[str, Any] = {
+        "model": dict, "elements": list, "cutoff": number, "dtype": str, "units": dict, "e0": dict, "energy_scale": number,
+        "avg_num_neighbors": number, "density": (dict, type(None)), "metadata": dict,
+    }  # fmt: skip
+    wrong = [name for name, kind in kinds.items() if not isinstance(header.get(name, ()), kind)]
+    elements = header.get("elements")
+    if "elements" not in wrong and not all(type(z) is int and 1 <= z <= 118 for z in elements or [0]):
+        wrong.append("elements")
+    if "e0" not in wrong and not all(key.isdecimal() and isinstance(value, number) for key, value in header["e0"].items()):
+        wrong.append("e0")
+    if wrong:
+        found = ", ".join(f"{name} is {str(header.get(name, 'missing'))[:40]!r}" for name in wrong)
+        raise CheckpointError(f"{path}: header and weights do not fit together ({found}); was it edited? get the file again")
 
 
 def load_model(

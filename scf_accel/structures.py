@@ -108,8 +108,12 @@ def read_smiles(path: str | Path) -> list[tuple[str, Chem.Mol]]:
 
     found: dict[str, Chem.Mol] = {}
     bad: list[str] = []
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); give one SMILES a line") from error
     with rdBase.BlockLogs():
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(text.splitlines(), start=1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue

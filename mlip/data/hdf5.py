@@ -11,13 +11,14 @@ import h5py
 import numpy as np
 
 from mlip.data.frame import Frame, FrameSubset
-from mlip.data.schema import FORMAT, FORMAT_VERSION, REQUIRED, SCHEMA, decode_attribute, is_missing
+from mlip.data.schema import FORMAT, FORMAT_VERSION, REQUIRED, ROOT_ATTRIBUTES, SCHEMA, decode_attribute, holds, is_missing
 from mlip.data.writer import FrameWriter, write_frames
 from mlip.errors import DataError
 
 __all__ = ["FrameWriter", "HDF5Frames", "write_frames"]
 
 _BLOCK = 256
+MAX_ELEMENT = 118
 
 
 class HDF5Frames(Sequence[Frame]):
@@ -55,11 +56,15 @@ class HDF5Frames(Sequence[Frame]):
             raise DataError(
                 f"{self.path}: format version {version}, this mlip reads up to {FORMAT_VERSION}; upgrade mlip"
             )
+        for name in ("length_unit", "energy_unit", "stress_convention"):
+            found, known = self.attrs.get(name, ROOT_ATTRIBUTES[name]), ROOT_ATTRIBUTES[name]
+            if found != known:
+                raise DataError(f"{self.path}: {name} is {found!r}, only {known!r} is allowed; convert the numbers and say so")
         absent = [name for name in REQUIRED if name not in file]
         if absent:
             raise DataError(f"{self.path}: the dataset {', '.join(absent)} is missing; write the file again")
-        self._atom_ptr = file["atom_ptr"][:].astype(np.int64)
-        self._density_ptr = file["density_ptr"][:].astype(np.int64) if "density_ptr" in file else None
+        self._atom_ptr = _pointer(file, "atom_ptr")
+        self._density_ptr = _pointer(file, "density_ptr") if "density_ptr" in file else None
         rows = {
             "frame": len(self._atom_ptr) - 1,
             "pointer": len(self._atom_ptr),
@@ -71,6 +76,8 @@ class HDF5Frames(Sequence[Frame]):
             if not isinstance(dataset, h5py.Dataset) or dataset.shape != (rows[kind], *shape):
                 found = getattr(dataset, "shape", "a group")
                 raise DataError(f"{self.path}: dataset {name} is {found}, {(rows[kind], *shape)} expected")
+            if not holds(name, dataset.dtype):
+                raise DataError(f"{self.path}: dataset {name} holds {dataset.dtype}, which cannot stand there; write it again")
         for pointer in (self._atom_ptr, self._density_ptr):
             if pointer is not None and (pointer[0] != 0 or np.any(np.diff(pointer) < 0)):
                 raise DataError(f"{self.path}: the offsets do not start at 0 or decrease; write the file again")
@@ -142,6 +149,7 @@ class HDF5Frames(Sequence[Frame]):
             kind = SCHEMA.get(name, ("frame", ()))[0]
             if kind in bounds:
                 rows[name] = _read_rows(dataset, *bounds[kind])
+        _check_elements(rows["atomic_numbers"], f"{self.path}: frames {start} to {stop - 1}")
         return [self._frame(rows, index, start) for index in range(start, stop)]
 
     def _frame(self, rows: Mapping[str, np.ndarray], index: int, start: int) -> Frame:
@@ -168,6 +176,20 @@ class HDF5Frames(Sequence[Frame]):
             part = slice(*(self._density_ptr[index : index + 2] - self._density_ptr[start]))
             frame.density_coefficients = _label(rows["density_coefficients"][part])
         return frame
+
+
+def _pointer(file: h5py.File, name: str) -> np.ndarray:
+    """Offsets ``[N+1]``."""
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or not len(dataset) or not holds(name, dataset.dtype):
+        raise DataError(f"{file.filename}: {name} is no list of whole numbers with at least one entry; write the file again")
+    return dataset[:].astype(np.int64)
+
+
+def _check_elements(numbers: np.ndarray, where: str) -> None:
+    if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= MAX_ELEMENT:
+        wrong = int(numbers[(numbers < 1) | (numbers > MAX_ELEMENT)][0])
+        raise DataError(f"{where}: {wrong} is no atomic number (1 to {MAX_ELEMENT}); correct or remove the frame")
 
 
 def _read_rows(dataset: h5py.Dataset, start: int, stop: int) -> np.ndarray:

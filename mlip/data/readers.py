@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,8 +152,20 @@ def _iter_extxyz(path: Path) -> Iterator[Atoms]:
                 raise DataError(
                     f"{path}: frame {number} is truncated: {complete} of {count} atoms; copy the file again or cut it"
                 )
+            _check_columns(lines, f"{path}: frame {number}")
             yield next(iter(read_xyz(io.StringIO(header + "".join(lines)), 0)))
             number += 1
+
+
+def _check_columns(lines: Sequence[str], where: str) -> None:
+    """Refuse ``Properties`` of more columns than the atoms have: ASE would make room for any number of them."""
+    named = re.search(r'Properties="?([^"\s]+)', lines[0]) if len(lines) > 1 else None
+    if named is None:
+        return
+    widths = named.group(1).split(":")[2::3]
+    columns, found = sum(int(width) for width in widths if width.isdecimal()), len(lines[1].split())
+    if columns > found:
+        raise DataError(f"{where}: Properties names {columns} columns, the first atom has {found}; write the file again")
 
 
 def _available_memory() -> int | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from mlip.files import atomic_path
 
 _BLOCK_FRAMES = 512
 _BLOCK_VALUES = 1_000_000  # flush after this many buffered numbers (8 MB)
+ROOM = 2**20
+"""Bytes that are free beside what is to be written: attributes, indices."""
 _TEXT = h5py.string_dtype()
 
 
@@ -38,6 +43,7 @@ def write_frames(
 
     Raises:
         DataError: a frame is inconsistent, or an id is not unique.
+        OSError: the disk is full.
     """
     options: dict[str, Any] = {"float32": float32, "compression": compression}
     with atomic_path(path) as temporary, FrameWriter(temporary, attrs, **options) as writer:
@@ -66,6 +72,8 @@ class FrameWriter:
         self._ids: set[str] = set()
         self._buffer: list[Frame] = []
         self._buffered = 0
+        self.path = Path(path)
+        self._check_room()
         self._file = h5py.File(path, "w")
         for name, value in {**(attrs or {}), **ROOT_ATTRIBUTES}.items():
             self._file.attrs[name] = encode_attribute(value)
@@ -81,6 +89,12 @@ class FrameWriter:
         if exc[0] is None:
             self.flush()
         self._file.close()
+
+    def _check_room(self) -> None:
+        """Raise OSError while HDF5 has written nothing of the buffer: after a write that failed it cannot even close its file."""
+        free = shutil.disk_usage(self.path.parent).free
+        if free < 16 * self._buffered + ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path.parent))
 
     def _create(self, name: str, dtype: Any = None) -> None:
         kind, shape = SCHEMA.get(name, ("frame", ()))
@@ -120,6 +134,7 @@ class FrameWriter:
         frames = self._buffer
         if not frames:
             return
+        self._check_room()
         first = self.count - len(frames)
         counts = np.array([len(frame) for frame in frames], dtype=np.int64)
         sizes = np.array([0 if f.density_coefficients is None else len(f.density_coefficients) for f in frames])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
+import numpy as np
 from ase import Atoms
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -24,7 +25,7 @@ def read_structures(path: Path) -> list[Atoms]:
     """All frames of a file that ASE can read.
 
     Raises:
-        StructureError: no such file, not a format of ASE's, or no frame in it.
+        StructureError: no such file, not a format of ASE's, no frame in it, or positions that are not finite.
     """
     if not path.is_file():
         raise StructureError(f"{path} does not exist; give a file with structures")
@@ -35,6 +36,9 @@ def read_structures(path: Path) -> list[Atoms]:
         raise StructureError(f"{path} cannot be read by ASE ({why}); give xyz, cif, ...") from error
     if not frames:
         raise StructureError(f"{path} has no structure in it")
+    for number, atoms in enumerate(frames):
+        if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+            raise StructureError(f"{path}: frame {number} has positions or a cell that are not finite; correct or remove it")
     return list(frames)
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mlip.checkpoint import find_model, load_model, read_header
 from mlip.configfile import load_config
-from mlip.errors import UserError
+from mlip.errors import CheckpointError, UserError
 from mlip.models import DensityReference, Potential
 
 
@@ -87,9 +87,16 @@ def _nothing_to_compare(model: Potential) -> str:
 
 def info_command(model_name: str) -> None:
     """Print a checkpoint's header."""
+    header = read_header(model_name)
+    try:
+        _print_header(model_name, header)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{find_model(model_name)}: its mlip header is damaged ({error!r}); get the file again") from error
+
+
+def _print_header(model_name: str, header: dict[str, Any]) -> None:
     from ase.data import chemical_symbols
 
-    header = read_header(model_name)
     metadata = dict(header.pop("metadata", None) or {})
     errors, frames = metadata.pop("errors", None), metadata.pop("frames", {})
     density = header.pop("density", None)
