@@ -266,7 +266,7 @@ def with_ratio(row: dict[str, Any], name: str, text: str, unit: float = 1.0) -> 
 def report(store: Store) -> str:
     """Head line, provenance, a table for each set and time; what is missing and why."""
     good = [row for row in store.rows if "error" not in row]
-    parts = [header("Sparse tensor-product gate: errors, time and work", packages=("torch", "lightning", "e3nn"))]
+    parts = [header("Sparse tensor-product gate: errors, time and work", packages=("torch", "lightning"))]
     for name in ("commit", "machine"):
         parts[0] += f"- measured with {name}: {', '.join(sorted({row[name] for row in good}))}\n"
     parts[0] += f"- load before a row: {min(row['load'] for row in good):.1f} to {max(row['load'] for row in good):.1f}\n"

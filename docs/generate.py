@@ -11,7 +11,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {
     "mlip": (
-        "calculator", "checkpoint", "models/build", "dynamics/relax", "dynamics/md", "data/readers", "data/hdf5", "data/convert",
+        "calculator", "checkpoint", "models/assembly", "dynamics/relax", "dynamics/md", "data/readers", "data/hdf5", "data/convert",
         "data/audit", "data/frame", "data/units", "data/schema", "data/density", "config", "training/run", "errors",
     ),
     "scf_accel": (

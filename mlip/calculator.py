@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ase.data import chemical_symbols
 from mlip.data.skin import Edges, SkinNeighborList
 from mlip.device import usable_device
 from mlip.errors import CheckpointError, ConfigError, StructureError
+from mlip.evaluator import evaluator
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -37,19 +38,24 @@ class MLIPCalculator(Calculator):
     next to nothing beside the forces.
 
     Args:
-        model: path of a checkpoint, name of a shipped model, or a ``Potential``, of which a frozen copy is taken.
+        model: path of a checkpoint, name of a shipped model, or a ``Potential``, of which a frozen copy is taken; or the path of
+            a compiled model of ``mlip export``, which ends in .pt2. The latter holds native code that runs here: give only files
+            whose makers you trust.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         dtype: ``"float32"`` or ``"float64"``; ``None`` keeps the checkpoint's own. Use ``"float64"`` for tight
             relaxations, phonons and finite differences.
         skin: how much further than the cutoff neighbours are searched, Angstrom, so that the list can be kept for
             several steps.
         min_distance: two atoms closer than this, Angstrom, are an error (no data and no bond comes near 0.2).
+        compile: ``True``: compile the network before the first step (a minute or two with a C++ compiler, once a model and
+            machine: the code is kept in ``~/.cache/mlip``). ``"auto"``: the same, but where that is not possible or no faster,
+            one log line says so and the network runs uncompiled. On the CPU only.
 
     Raises:
         StructureError: unknown element, overlapping atoms, positions that are not finite, unknown charge or spin, no
             atoms.
         CheckpointError: ``model`` cannot be read.
-        ConfigError: an impossible ``dtype`` or ``device``.
+        ConfigError: an impossible ``dtype`` or ``device``; ``compile=True`` where it cannot be done.
     """
 
     name = "mlip"
@@ -62,27 +68,41 @@ class MLIPCalculator(Calculator):
         dtype: str | torch.dtype | None = None,
         skin: float = 0.5,
         min_distance: float = 0.2,
+        compile: bool | str = False,
     ) -> None:
         super().__init__()
+        if compile not in (True, False, "auto"):
+            raise ConfigError(f'compile is {compile!r}; choose True, False or "auto"')
         self.device = usable_device(device)
-        self.model = _frozen_model(model, self.device, _known_dtype(dtype))
+        self.compile = compile
+        self.model: Any = _frozen_model(model, self.device, _known_dtype(dtype))
+        self._prepare()
         self.min_distance = float(min_distance)
-        self._neighbors = SkinNeighborList(_cutoff(self.model), skin)
+        self._neighbors = SkinNeighborList(float(self.model.cutoff), skin)
         self._charge_spin: tuple[int, int] | None = None
         self._forget_tensors()
+
+    def _prepare(self) -> None:
+        """Arrange the model for evaluation; later changes of its weights do not count."""
+        self._evaluate = evaluator(self.model, self.compile)
 
     @property
     def elements(self) -> list[int]:
         """Atomic numbers that the model knows."""
-        return [int(z) for z in cast(Any, self.model).elements]
+        return [int(z) for z in self.model.elements]
 
     def fingerprint(self) -> str:
-        """A hash of the model's weights and dtypes; runs with the same fingerprint follow the same forces."""
+        """A hash of the model's weights and dtypes; runs with the same fingerprint follow the same forces.
+
+        Compiled code adds up in another order: it has a fingerprint of its own.
+        """
+        if isinstance(known := getattr(self.model, "fingerprint", None), str):
+            return known
         digest = hashlib.sha256()
         for key, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest.hexdigest()[:16] + {False: "", True: "-compiled", "auto": "-auto"}[self.compile]
 
     # -- ASE's interface ----------------------------------------------------------------------------------------------
 
@@ -119,11 +139,11 @@ class MLIPCalculator(Calculator):
             raise PropertyNotImplementedError(
                 f"stress needs a cell that is periodic in three directions; found pbc = {atoms.pbc.tolist()}"
             )
-        output = self.model(self._graph(atoms), compute_forces=True, compute_stress=periodic)
+        output = self._evaluate(self._graph(atoms), periodic)
         self.results = self._read_output(output, periodic)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("_tensors", "_neighbors", "model")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_tensors", "_neighbors", "_evaluate", "model")}
         state["skin"] = self._neighbors.skin
         state["model"] = _pack_model(self.model)
         return state
@@ -134,7 +154,8 @@ class MLIPCalculator(Calculator):
         packed = state.pop("model")
         self.__dict__.update(state)
         self.model = _unpack_model(packed, self.device)
-        self._neighbors = SkinNeighborList(_cutoff(self.model), skin)
+        self._prepare()
+        self._neighbors = SkinNeighborList(float(self.model.cutoff), skin)
         self._forget_tensors()
 
     # -- structure to tensors -----------------------------------------------------------------------------------------
@@ -259,8 +280,21 @@ def _known_dtype(dtype: str | torch.dtype | None) -> str | None:
     return word
 
 
-def _frozen_model(model: str | Path | torch.nn.Module, device: torch.device, dtype: str | None) -> torch.nn.Module:
-    """A private copy of the model in eval mode whose parameters need no gradient."""
+def _exported_model(path: str | Path, device: torch.device, dtype: str | None) -> Any:
+    from mlip.exported import ExportedPotential
+
+    model = ExportedPotential(path)
+    if device.type != "cpu":
+        raise ConfigError(f"{path} was compiled for the CPU; device is {device}: use the checkpoint there")
+    if dtype not in (None, model.dtype):
+        raise ConfigError(f"{path} computes in {model.dtype}, and dtype is {dtype}: leave dtype out, or export it in {dtype}")
+    return model
+
+
+def _frozen_model(model: str | Path | torch.nn.Module, device: torch.device, dtype: str | None) -> Any:
+    """A private copy of the model in eval mode whose parameters need no gradient; or an exported one."""
+    if isinstance(model, str | Path) and str(model).endswith(".pt2"):
+        return _exported_model(model, device, dtype)
     if isinstance(model, torch.nn.Module):
         missing = [name for name in ("cutoff", "elements") if not hasattr(model, name)]
         if missing:
@@ -283,12 +317,7 @@ def _frozen_model(model: str | Path | torch.nn.Module, device: torch.device, dty
     return frozen.eval().requires_grad_(False)
 
 
-def _cutoff(model: torch.nn.Module) -> float:
-    """The model's cutoff, Angstrom."""
-    return float(cast(Any, model).cutoff)
-
-
-def _pack_model(model: torch.nn.Module) -> bytes | torch.nn.Module:
+def _pack_model(model: Any) -> Any:
     """A Potential as the bytes of its checkpoint (safetensors + JSON), any other module as it is."""
     from mlip.models import Potential
 
@@ -304,9 +333,9 @@ def _pack_model(model: torch.nn.Module) -> bytes | torch.nn.Module:
         return path.read_bytes()
 
 
-def _unpack_model(packed: bytes | torch.nn.Module, device: torch.device) -> torch.nn.Module:
+def _unpack_model(packed: Any, device: torch.device) -> Any:
     if not isinstance(packed, bytes):
-        return packed.to(device)
+        return packed.to(device) if isinstance(packed, torch.nn.Module) else packed
     import tempfile
 
     from mlip.checkpoint import load_model

@@ -81,6 +81,24 @@ def info(
 
 
 @app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="Checkpoint, run folder, or the name of a shipped model.")],
+    out: Annotated[Path, typer.Argument(help="The file to write; ends in .pt2.")],
+    dtype: Annotated[str, typer.Option(help="float32 or float64: in what the compiled model computes.")] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing OUT.")] = False,
+) -> None:
+    """Compile a potential for this kind of processor and this torch (one to two minutes; needs a C++ compiler).
+
+    OUT serves as --model of relax and md and as MLIPCalculator("OUT.pt2"). It is native code: load only files of people you trust.
+
+    Example: mlip export runs/organics-small/model.safetensors organics.pt2
+    """
+    from mlip.exporting import export_command
+
+    export_command(model, out, dtype, overwrite)
+
+
+@app.command()
 def relax(
     file: Annotated[Path, typer.Argument(help="Structures in any format that ASE reads; every frame is relaxed.")],
     model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint, or the name of a shipped model.")],

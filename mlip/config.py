@@ -36,7 +36,7 @@ class DataSection(Section):
     """What to learn from, and how it is batched.
 
     Attributes:
-        train: training file (HDF5, extended XYZ, ASE database, OUTCAR, vasprun.xml).
+        train: training file (HDF5, extended XYZ, ASE database, OUTCAR, vasprun.xml), or a list of them.
         valid: validation file, or the fraction of ``train`` that is set aside for it.
         test: test file, or ``{name: file}``; never seen by the training.
         keys: names of the labels in the files, where they are not the usual ones.
@@ -58,7 +58,7 @@ class DataSection(Section):
         cache_mb: memory for graphs held between epochs, MiB.
     """
 
-    train: str
+    train: str | Annotated[list[str], Field(min_length=1)]
     valid: str | float = 0.1
     test: str | dict[str, str] | None = None
     keys: LabelKeys | None = None

@@ -126,7 +126,8 @@ def resolve_paths(config: RunConfig, folders: Sequence[Path]) -> RunConfig:
         raise ConfigError(f"data.{key}: the file {name} does not exist (looked in {places})")
 
     data = config.data
-    changes: dict[str, Any] = {"train": find("train", data.train)}
+    train = data.train
+    changes: dict[str, Any] = {"train": find("train", train) if isinstance(train, str) else [find("train", file) for file in train]}
     if isinstance(data.valid, str):
         changes["valid"] = find("valid", data.valid)
     if isinstance(data.test, str):

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mlip.data.density import DensityBasis
 
 DEFAULT_MODEL = "organics-density"
-COUNT_TOLERANCE = 0.01  # electrons per electron, of what a model predicts before it is scaled to the right number
 CLOSEST = 0.3  # Angstrom; no bond comes near it
 
 
@@ -139,21 +138,15 @@ class DensityPredictor:
         return make_auxmol(mol, self.basis)
 
     def coefficients(self, mol: gto.Mole) -> np.ndarray:
-        """``[naux]`` predicted coefficients; they integrate to the number of electrons.
+        """``[naux]`` predicted coefficients, projected to the number of electrons where the model does that (the default).
 
-        Raises:
-            PredictionError: before the last correction the count was off by more than ``COUNT_TOLERANCE``.
+        What they hold before that says nothing: training sees the projected density alone.
         """
         import torch
 
         with torch.no_grad():
             output = self.model(self._graph(mol), compute_forces=False, compute_energy=False, compute_density=True)
-        coefficients = output["density_coefficients"].detach().cpu().numpy().astype(np.float64)
-        if "density_electrons" in output:  # the count before it is corrected
-            electrons, wanted = float(output["density_electrons"].detach().cpu().sum()), mol.nelectron
-            if not abs(electrons - wanted) <= COUNT_TOLERANCE * wanted:
-                raise PredictionError(f"the predicted density holds {electrons:.2f} electrons instead of {wanted}")
-        return coefficients
+        return output["density_coefficients"].detach().cpu().numpy().astype(np.float64)
 
     def _graph(self, mol: gto.Mole) -> dict[str, Any]:
         """The model's input."""

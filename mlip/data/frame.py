@@ -72,6 +72,38 @@ class FrameSubset(Sequence[Frame]):
         return self.frames[int(self.indices[index])]
 
 
+class FrameChain(Sequence[Frame]):
+    """The frames of several sequences one after the other, without reading them.
+
+    Args:
+        parts: the sequences.
+        attrs: what holds for all of them, as the root attributes of a file.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[Frame]], attrs: dict[str, Any] | None = None):
+        self.parts = list(parts)
+        self.attrs = dict(attrs or {})
+        self.starts = np.cumsum([0, *(len(part) for part in self.parts)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> Frame: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> FrameSubset: ...
+
+    def __getitem__(self, index: int | slice) -> Frame | FrameSubset:
+        if isinstance(index, slice):
+            return FrameSubset(self, np.arange(len(self))[index])
+        place = int(index) + len(self) if index < 0 else int(index)
+        if not 0 <= place < len(self):
+            raise IndexError(f"frame {index} of {len(self)}")
+        part = int(np.searchsorted(self.starts, place, side="right")) - 1
+        return self.parts[part][place - int(self.starts[part])]
+
+
 def count_atoms(frames: Sequence[Frame]) -> np.ndarray:
     """Atoms in each frame, ``[N]`` int64; read from the offsets where the frames lie in a file, else counted."""
     known = getattr(frames, "num_atoms", None)
@@ -79,6 +111,8 @@ def count_atoms(frames: Sequence[Frame]) -> np.ndarray:
         return np.asarray(known, dtype=np.int64)
     if isinstance(frames, FrameSubset):
         return count_atoms(frames.frames)[frames.indices]
+    if isinstance(frames, FrameChain):
+        return np.concatenate([count_atoms(part) for part in frames.parts])
     return np.array([len(frame) for frame in frames], dtype=np.int64)
 
 

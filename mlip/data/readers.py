@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from mlip.data.frame import Frame
+from mlip.data.frame import Frame, FrameChain
 from mlip.data.hdf5 import HDF5Frames
 from mlip.data.labels import AtomsReader
 from mlip.data.units import LabelKeys, Units
 from mlip.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ".h5/.hdf5 (this package), .xyz/.extxyz, .db/.json (ASE database), .traj (ASE), OUTCAR*, vasprun*.xml"
 
@@ -76,6 +79,48 @@ def open_frames(path: str | Path, keys: LabelKeys | None = None, units: Units | 
         command = f"mlip data convert {path} {path.with_suffix('.h5').name}"
         raise DataError(f"{path}: {sizes}; run `{command}` and use that file: it is read lazily")
     return LoadedFrames(iter_frames(path, keys, units), path)
+
+
+def open_files(paths: str | Path | Sequence[str], keys: LabelKeys | None = None, units: Units | None = None) -> Sequence[Frame]:
+    """The frames of one file, or of several one after the other; arguments and errors as of :func:`open_frames`.
+
+    Of the root attributes ``attrs`` those are kept in which the files agree. The density basis is that of the files that state one.
+    In ``level_of_theory`` what differs becomes a list of the values, and one warning says so.
+
+    Raises:
+        DataError: besides, for densities in different bases or metrics.
+    """
+    if isinstance(paths, str | Path):
+        return open_frames(paths, keys, units)
+    parts = [open_frames(path, keys, units) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    attrs = [getattr(part, "attrs", {}) for part in parts]
+    common = {name: value for name, value in attrs[0].items() if all(other.get(name) == value for other in attrs[1:])}
+    bases = {path: other["density_basis"] for path, other in zip(paths, attrs, strict=True) if "density_basis" in other}
+    if bases:
+        first = next(iter(bases))
+        for path, basis in bases.items():
+            if basis != bases[first]:
+                raise DataError(f"{path}: its densities are in other functions than those of {first}; label both in the same basis")
+        common["density_basis"] = bases[first]
+    theories = [other.get("level_of_theory") for other in attrs]
+    if all(isinstance(theory, dict) for theory in theories):
+        common["level_of_theory"] = theory = _joined_theory(theories, paths)
+        if isinstance(theory.get("density_metric"), list):
+            raise DataError(f"{', '.join(map(str, paths))}: densities fitted in different metrics; label all in the same")
+    return FrameChain(parts, common)
+
+
+def _joined_theory(theories: list[Any], paths: Sequence[str]) -> dict[str, Any]:
+    """What the levels of theory agree in, and a list of values where they do not, with a warning."""
+    joined: dict[str, Any] = {}
+    for name in dict.fromkeys(name for theory in theories for name in theory):
+        values = [theory.get(name) for theory in theories]
+        joined[name] = values[0] if all(value == values[0] for value in values) else values
+        if joined[name] is values:
+            logger.warning("%s: %s is %s", ", ".join(map(str, paths)), name, ", ".join(map(str, values)))
+    return joined
 
 
 def iter_frames(path: str | Path, keys: LabelKeys | None = None, units: Units | None = None) -> Iterator[Frame]:

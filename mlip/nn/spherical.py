@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import torch
-from e3nn import o3
 from torch import Tensor
 
 from mlip.nn.constants import ConstantsModule
-from mlip.nn.irreps import block
+from mlip.nn.coupling import wigner_3j
 
 
 class SphericalHarmonics(ConstantsModule):
     """Y(r) for l = 0 .. ``l_max`` of unit vectors.
 
-    Y_0 = 1, Y_1 = sqrt(3) (x, y, z), and Y_l = a_l C(l-1, 1, l) Y_(l-1) Y_1 with e3nn's Wigner 3j symbols C; the constants a_l
-    fix e3nn's sign and the norm sqrt(2l + 1). A plain sequence of matrix products: nothing to compile before the first step.
+    Y_0 = 1, Y_1 = sqrt(3) (x, y, z), and Y_l = a_l C(l-1, 1, l) Y_(l-1) Y_1 with e3nn's Wigner 3j symbols C; the positive
+    constants a_l fix the norm sqrt(2l + 1). A plain sequence of matrix products: nothing to compile before the first step.
     """
 
     def __init__(self, l_max: int) -> None:
@@ -22,13 +21,11 @@ class SphericalHarmonics(ConstantsModule):
         self.l_max = l_max
         point = torch.tensor([0.3, -0.5, 0.7], dtype=torch.float64)
         point = point / point.norm()
-        wanted = o3.spherical_harmonics(list(range(l_max + 1)), point, normalize=False, normalization="component")
         previous = 3**0.5 * point
         for l in range(2, l_max + 1):
-            coupling = o3.wigner_3j(l - 1, 1, l, dtype=torch.float64)
+            coupling = wigner_3j(l - 1, 1, l)
             raw = torch.einsum("a,b,abm->m", previous, 3**0.5 * point, coupling)
-            target = wanted[block(l)]
-            scale = (raw @ target) / (raw @ raw)
+            scale = (2 * l + 1) ** 0.5 / raw.norm()
             previous = scale * raw
             matrix = (scale * coupling).reshape(3 * (2 * l - 1), 2 * l + 1)
             self.register_constant(f"coupling_{l}", matrix)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from e3nn import o3
 from torch import Tensor, nn
 
 from mlip.nn.constants import ConstantsModule
+from mlip.nn.coupling import wigner_3j
 from mlip.nn.irreps import block, num_components
 
 
@@ -77,7 +77,7 @@ class TensorProductConv(ConstantsModule):
             for index, path in enumerate(self.paths):
                 if path.l1 != l1:
                     continue
-                coupling = o3.wigner_3j(*path, dtype=torch.float64) * ((2 * path.l3 + 1) / into[path.l3]) ** 0.5
+                coupling = wigner_3j(*path) * ((2 * path.l3 + 1) / into[path.l3]) ** 0.5
                 padded = torch.zeros(num_components(self.l_edge), 2 * l1 + 1, 2 * path.l3 + 1, dtype=torch.float64)
                 padded[block(path.l2)] = coupling.permute(1, 0, 2)
                 blocks.append(padded)

@@ -1,28 +1,32 @@
-"""What the commands ``train``, ``eval`` and ``info`` do, behind the command line."""
+"""What the commands ``train``, ``eval`` and ``info`` do, behind the command line.
+
+torch and Lightning are loaded only once the options are known to be good.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from mlip.checkpoint import find_model, load_model, read_header
 from mlip.configfile import load_config
 from mlip.errors import CheckpointError, UserError
-from mlip.models import DensityReference, Potential
+
+if TYPE_CHECKING:
+    from mlip.models import Potential
 
 
 def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dry_run: bool) -> int:
     """Train, resume or dry-run; returns the exit code (130 after Ctrl-C)."""
     started = time.monotonic()
+    config = load_config(config_file, overrides)
     from mlip.training.run import train
     from mlip.training.runfolder import RunFolder
 
-    config = load_config(config_file, overrides)
     console = Console()
     if dry_run:
         from mlip.training.dryrun import dry_run as show
@@ -51,6 +55,7 @@ def eval_command(
 
     Without ``plots`` nothing is plotted, and tables are written only to an ``out`` that was given.
     """
+    from mlip.checkpoint import find_model, load_model
     from mlip.data.readers import open_frames
     from mlip.data.units import LabelKeys, Units
     from mlip.training.plots import parity_plots
@@ -87,6 +92,8 @@ def _nothing_to_compare(model: Potential) -> str:
 
 def info_command(model_name: str) -> None:
     """Print a checkpoint's header."""
+    from mlip.checkpoint import find_model, read_header
+
     header = read_header(model_name)
     try:
         _print_header(model_name, header)
@@ -96,6 +103,9 @@ def info_command(model_name: str) -> None:
 
 def _print_header(model_name: str, header: dict[str, Any]) -> None:
     from ase.data import chemical_symbols
+
+    from mlip.checkpoint import find_model
+    from mlip.models import DensityReference
 
     metadata = dict(header.pop("metadata", None) or {})
     errors, frames = metadata.pop("errors", None), metadata.pop("frames", {})

@@ -19,7 +19,7 @@ from mlip.data.density import Metric
 from mlip.data.e0 import CompositionSums, fit_e0, is_isolated_atom, isolated_atom_energies
 from mlip.data.frame import Frame, FrameSubset, count_atoms
 from mlip.data.graph import GraphDataset
-from mlip.data.readers import open_frames
+from mlip.data.readers import open_files, open_frames
 from mlip.data.split import split_frames
 from mlip.errors import ConfigError
 from mlip.models import DensityReference, Potential, build
@@ -41,8 +41,8 @@ class Prepared:
     Attributes:
         train, valid: frames. tests: frames by name. audits: report by set.
         elements: atomic numbers in the training set. e0: eV by atomic number. e0_note: where they come from.
-        force_rms: root mean square of the training forces, eV/Angstrom. level_of_theory: of the training file.
-        fingerprint: SHA-256 of the training file. charges, spins: all that occur in the training set, sorted.
+        force_rms: root mean square of the training forces, eV/Angstrom. level_of_theory: of the training files.
+        fingerprint: of the training files (:func:`fingerprint`). charges, spins: all that occur in the training set, sorted.
         density: basis, baseline and spreads of the density labels; ``None`` without a density head. labelled: training frames
             that have one.
         weights: of the training frames in the loss; ``None`` where all count alike.
@@ -82,7 +82,7 @@ def prepare(config: RunConfig) -> Prepared:
     check_workers(config)
     data = config.data
     needed = set(config.active_terms) - {"density"}
-    everything = open_frames(data.train, data.keys, data.units)
+    everything = open_files(data.train, data.keys, data.units)
     audits = {"train": audit_frames(everything, needed=needed)}
     atoms = isolated_atom_energies(_single_atoms(everything))
     train: Sequence[Frame] = without_isolated_atoms(everything)
@@ -232,9 +232,11 @@ def force_rms(frames: Sequence[Frame]) -> float:
     return max((total / count) ** 0.5, 1e-3) if count else 1.0
 
 
-def fingerprint(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
+def fingerprint(files: str | Path | Sequence[str]) -> str:
+    """SHA-256 of a file; of several, that of their fingerprints one after the other."""
+    if not isinstance(files, str | Path):
+        return hashlib.sha256("".join(map(fingerprint, files)).encode()).hexdigest()
+    with open(files, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -21,6 +21,8 @@ from mlip.cli import app
 from mlip.configfile import apply_overrides, load_config, parse_config
 from mlip.data.density import DensityBasis, real_harmonics
 from mlip.data.hdf5 import HDF5Frames
+from mlip.data.readers import open_files
+from mlip.data.writer import write_frames
 from mlip.errors import ConfigError, DataError
 from mlip.training import graphs as graphs_module
 from mlip.training.loader import bytes_of, load_batches
@@ -315,3 +317,39 @@ def test_eval_on_other_labels(straight, tmp_path):
         outcome = CliRunner().invoke(app, ["eval", str(tmp_path / "model.safetensors"), str(path), "--no-plots"])
         assert (outcome.exit_code == 0) == joint, outcome.output
         assert "density, Coulomb" not in outcome.output
+
+
+def test_several_files_are_as_one(tmp_path):
+    frames = density_frames(12, 0)
+    write_toys(tmp_path / "both.h5", frames)
+    write_toys(tmp_path / "first.h5", frames[:5])
+    write_toys(tmp_path / "second.h5", renamed(frames[5:]))
+    values = density_values(tmp_path)
+    values["data"] |= {"train": "both.h5", "valid": 0.25}
+    one = prepare(load_config(write_config(tmp_path, values)))
+    values["data"]["train"] = ["first.h5", "second.h5"]
+    config = load_config(write_config(tmp_path, values))
+    several = prepare(config)
+    assert config.data.train == [str(tmp_path / "first.h5"), str(tmp_path / "second.h5")]
+    for ours, theirs in ((several.train, one.train), (several.valid, one.valid)):
+        assert [frame.id.removeprefix("more-") for frame in ours] == [frame.id for frame in theirs]
+        assert all(np.array_equal(a.positions, b.positions) for a, b in zip(ours, theirs, strict=True))
+    assert several.density == one.density and several.fingerprint != one.fingerprint
+    np.testing.assert_array_equal(training_graphs(config, several, 4.0).num_atoms, training_graphs(config, one, 4.0).num_atoms)
+    write_toys(tmp_path / "second.h5", frames[5:], OTHER)
+    with pytest.raises(DataError, match=r"second\.h5: its densities are in other functions than those of .*first\.h5"):
+        prepare(config)
+
+
+def test_levels_of_theory_that_differ_are_both_recorded(tmp_path, caplog):
+    for name, grid, metric in (("a", 2, "coulomb"), ("b", 0, "coulomb"), ("c", 0, "overlap")):
+        theory = {"functional": "PBE", "grid_level": grid, "density_metric": metric}
+        write_frames(tmp_path / f"{name}.h5", density_frames(2, 0), {"level_of_theory": theory, "density_basis": BASIS.to_dict()})
+    frames = open_files([str(tmp_path / "a.h5"), str(tmp_path / "b.h5")])
+    assert frames.attrs["level_of_theory"] == {"functional": "PBE", "grid_level": [2, 0], "density_metric": "coulomb"}
+    assert "grid_level is 2, 0" in caplog.text and "functional" not in caplog.text
+    assert [frames[-1].id, *(frame.id for frame in frames[1:3])] == ["1", "1", "0"]
+    with pytest.raises(IndexError, match="frame 4 of 4"):
+        frames[4]
+    with pytest.raises(DataError, match="different metrics"):
+        open_files([str(tmp_path / "a.h5"), str(tmp_path / "c.h5")])

@@ -74,6 +74,17 @@ def test_a_misspelled_command_is_met_with_the_right_one():
     assert result.exit_code == 2 and "relax" in result.output
 
 
+def test_a_wrong_value_is_refused_before_torch_is_loaded(tmp_path):
+    code = (
+        "import sys; sys.argv = ['mlip', 'train', 'run.yaml', '--set', 'training.lr=fast']\n"
+        "from mlip.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    print(stop.code, 'torch' in sys.modules)"
+    )
+    (tmp_path / "run.yaml").write_text("data: {train: frames.h5}\nrun: {dir: run}\n")
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["1", "False"] and "training.lr" in run.stderr
+
+
 def test_a_user_error_is_one_line_and_a_log(tmp_path):
     command = [sys.executable, "-m", "mlip.cli", "relax", "absent.xyz", "--model", "absent.safetensors"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

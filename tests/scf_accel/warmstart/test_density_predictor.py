@@ -10,6 +10,7 @@ import torch
 from pyscf import gto, scf
 from small_molecules import molecule
 
+import scf_accel
 from mlip.checkpoint import save_model
 from mlip.errors import CheckpointError
 from mlip.models import build
@@ -28,21 +29,13 @@ def make_model(charges=(0,), dtype="float32"):
     return build(fields, ELEMENTS, density=reference, avg_num_neighbors=4.0, dtype=dtype, seed=0)
 
 
-class Counted(DensityPredictor):
-    """Without the check of the electron count: the models here are not trained."""
-
-    def coefficients(self, mol):
-        with torch.no_grad():
-            return self.model(self._graph(mol))["density_coefficients"].double().numpy()
-
-
 def turned(angle=0.7):
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
 
 
 def test_coefficients_are_in_the_order_of_the_auxiliary_molecule_and_turn_with_it():
-    mol, predictor = molecule("formaldehyde"), Counted(make_model(dtype="float64"))
+    mol, predictor = molecule("formaldehyde"), DensityPredictor(make_model(dtype="float64"))
     aux = predictor.auxmol(mol)
     wanted = predictor.coefficients(mol)
     assert wanted.shape == (aux.nao,) and wanted.dtype == np.float64
@@ -58,7 +51,7 @@ def test_coefficients_are_in_the_order_of_the_auxiliary_molecule_and_turn_with_i
 
 
 def test_ghosts_and_the_orbital_basis_do_not_matter():
-    predictor = Counted(make_model(dtype="float64"))
+    predictor = DensityPredictor(make_model(dtype="float64"))
     plain = predictor.coefficients(molecule())
     ghosts = molecule("GHOST-O 0 0 3; O 0 0 0.12; H 0 0.76 -0.47; X-H 0 0 4; H 0.02 -0.75 -0.48", "def2-svp")
     assert predictor.auxmol(ghosts).natm == 5 and predictor.refusal(ghosts) is None
@@ -66,7 +59,7 @@ def test_ghosts_and_the_orbital_basis_do_not_matter():
 
 
 def test_units_of_the_molecule_do_not_matter():
-    predictor = Counted(make_model(dtype="float64"))
+    predictor = DensityPredictor(make_model(dtype="float64"))
     mol = molecule()
     bohr = gto.M(atom=[(mol.atom_symbol(k), mol.atom_coord(k)) for k in range(3)], unit="Bohr", basis="sto-3g")
     np.testing.assert_allclose(predictor.coefficients(bohr), predictor.coefficients(mol), atol=1e-8)
@@ -89,10 +82,11 @@ def test_a_model_without_a_density_head():
     assert "no density head" in DensityPredictor(model).refusal(molecule())
 
 
-def test_an_untrained_model_is_found_out_by_its_electron_count():
-    predictor = DensityPredictor(make_model())
-    with pytest.raises(PredictionError, match="electrons instead of 16"):
-        predictor.coefficients(molecule("formaldehyde"))
+def test_an_untrained_model_is_found_out_by_what_its_density_would_have_to_change():
+    mf = scf_accel.warm_start(scf.RHF(molecule()), DensityPredictor(make_model()))
+    dm = mf.get_init_guess()
+    assert "estimated energy error" in mf.warm_start_report.fallback
+    np.testing.assert_array_equal(dm, mf.undo_warm_start().get_init_guess())
 
 
 def test_overlapping_atoms():
@@ -106,8 +100,8 @@ def test_checkpoints(tmp_path):
     predictor, again = as_predictor(path), as_predictor(str(path))
     assert predictor is again, "loaded once"
     assert predictor.name == "water-density" and predictor.refusal(molecule()) is None
-    mol, double = molecule("formaldehyde"), Counted(path, dtype="float64")
-    np.testing.assert_allclose(double.coefficients(mol), Counted(model).coefficients(mol), atol=1e-4)
+    mol, double = molecule("formaldehyde"), DensityPredictor(path, dtype="float64")
+    np.testing.assert_allclose(double.coefficients(mol), DensityPredictor(model).coefficients(mol), atol=1e-4)
     assert double.model.dtype == torch.float64 and not double.model.training
     folder = tmp_path / "run"
     folder.mkdir()

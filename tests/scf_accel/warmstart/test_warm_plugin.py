@@ -63,6 +63,21 @@ def test_another_guess_by_name_is_pyscfs():
     assert mf.warm_start_report.start == "predicted"
 
 
+@pytest.mark.parametrize("method", [dft.RKS, dft.UKS, dft.ROKS])
+def test_extrapolation_begins_with_a_predicted_start(method):
+    """Fock matrices that DIIS has seen after two cycles: PySCF leaves the first one out."""
+
+    def seen(mf, **settings):
+        mf.set(max_cycle=2, diis=scf.diis.CDIIS(mf), verbose=0, **settings).kernel()
+        return mf.diis.get_num_vec()
+
+    mf = warm(method)
+    assert seen(mf) == 2 and mf.warm_start_report.used
+    assert seen(mf.undo_warm_start()) == 1
+    assert seen(mf, mo_coeff=None, diis_start_cycle=2) == 0, "the user's own setting stays in force"
+    assert seen(warm(method), init_guess="atom", damp=0.2) == 1, "damping starts DIIS where PySCF does"
+
+
 @pytest.mark.parametrize("method", [scf.RHF, scf.ROHF, dft.UKS])
 def test_undo(method):
     plain = coarse(method(molecule()))

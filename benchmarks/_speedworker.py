@@ -1,0 +1,160 @@
+"""One contestant of speed.py in a process of its own: `python _speedworker.py CONTESTANT SYSTEM`, then JSON requests by line.
+
+Needs ASE, NumPy and the contestant's package alone, so that it runs in a peer's environment too.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+
+START = time.time()
+
+WARM_UP_SECONDS, STEADY = 60.0, 0.02
+
+
+def water(molecules):
+    """A periodic box of water at 1 g/cm^3 on a lattice, randomly turned."""
+    import numpy as np
+    from ase import Atoms
+    from ase.build import molecule
+
+    rng, side = np.random.default_rng(0), 3.104
+    count = round(molecules ** (1 / 3))
+    atoms = Atoms(cell=[count * side] * 3, pbc=True)
+    for place in range(molecules):
+        one = molecule("H2O")
+        one.euler_rotate(*rng.uniform(0, 360, 3))
+        one.translate(side * np.array([place % count, place // count % count, place // count**2]) - one.get_center_of_mass())
+        atoms += one
+    return atoms
+
+
+def crystal(symbol, repeats):
+    """A rattled cubic crystal."""
+    from ase.build import bulk
+
+    atoms = bulk(symbol, cubic=True) * repeats
+    atoms.rattle(0.05, seed=1)
+    return atoms
+
+
+def ethanol():
+    """The molecule, not periodic."""
+    from ase.build import molecule
+
+    return molecule("CH3CH2OH")
+
+
+SYSTEMS = {
+    "ethanol": ethanol,
+    "si64": lambda: crystal("Si", (2, 2, 2)),
+    "cu108": lambda: crystal("Cu", (3, 3, 3)),
+    "si512": lambda: crystal("Si", (4, 4, 4)),
+    "water192": lambda: water(64),
+}
+
+
+def ours(size, form, atoms, neighbours):
+    """Our calculator, and what versions it runs on; compiles first and starts anew where that has not been done."""
+    import torch
+
+    from mlip import MLIPCalculator, __version__, build
+
+    model = build(size, sorted(set(atoms.numbers.tolist())), seed=0, avg_num_neighbors=neighbours)
+    versions = f"mlip {__version__}, torch {torch.__version__}"
+    if form == "eager":
+        return MLIPCalculator(model), versions
+    from mlip.exported import cache_path, cached_export
+
+    path = cache_path(model)
+    if not path.is_file():
+        cached_export(model)
+        os.execv(sys.executable, [sys.executable, *sys.argv])  # so that time and memory of the compilation do not count
+    return MLIPCalculator(path) if form == "exported" else MLIPCalculator(model, compile=True), versions
+
+
+def mace(irreps, atoms, neighbours):
+    """MACE with random weights (mace-torch)."""
+    import mace
+    import numpy as np
+    import torch
+    from e3nn import o3
+    from mace.calculators import MACECalculator
+    from mace.modules import RealAgnosticInteractionBlock, RealAgnosticResidualInteractionBlock, ScaleShiftMACE
+
+    numbers = sorted(set(atoms.numbers.tolist()))
+    torch.manual_seed(0)
+    model = ScaleShiftMACE(
+        r_max=5.0, num_bessel=8, num_polynomial_cutoff=5, max_ell=3, num_interactions=2, num_elements=len(numbers),
+        interaction_cls=RealAgnosticResidualInteractionBlock, interaction_cls_first=RealAgnosticInteractionBlock,
+        hidden_irreps=o3.Irreps(irreps), MLP_irreps=o3.Irreps("16x0e"), gate=torch.nn.functional.silu,
+        atomic_energies=np.zeros(len(numbers)), avg_num_neighbors=neighbours, atomic_numbers=numbers, correlation=3,
+        atomic_inter_scale=1.0, atomic_inter_shift=0.0,
+    )  # fmt: skip
+    calculator = MACECalculator(models=[model.float()], device="cpu", default_dtype="float32")
+    return calculator, f"mace {mace.__version__}, torch {torch.__version__}"
+
+
+def peak_mb():
+    """Largest memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+
+
+class Steps:
+    """Small random moves with energy and forces after each."""
+
+    def __init__(self, atoms):
+        import numpy as np
+
+        self.atoms, self.rng = atoms, np.random.default_rng(0)
+        self.home = atoms.positions.copy()
+
+    def run(self, count):
+        """Seconds of each of ``count`` steps."""
+        seconds = []
+        for _ in range(count):
+            self.atoms.positions = self.home + 0.003 * self.rng.standard_normal(self.home.shape)
+            start = time.perf_counter()
+            self.atoms.get_potential_energy()
+            self.atoms.get_forces()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    def warm_up(self):
+        """Until the shortest step time of five stops falling; returns it."""
+        best, end = min(self.run(2)), time.time() + WARM_UP_SECONDS
+        while time.time() < end:
+            now = min(self.run(5))
+            if now > (1 - STEADY) * best:
+                break
+            best = now
+        return best
+
+
+def main():
+    """Build, warm up, say so; then answer requests until the input ends."""
+    import numpy as np
+    from ase.neighborlist import neighbor_list
+
+    words, system = sys.argv[1].split(), sys.argv[2]
+    atoms = SYSTEMS[system]()
+    edges = len(neighbor_list("i", atoms, 5.0))
+    neighbours = edges / len(atoms)
+    calculator, versions = mace(words[1], atoms, neighbours) if words[0] == "mace" else ours(*words, atoms, neighbours)
+    idle = peak_mb()
+    atoms.calc = calculator
+    energy = atoms.get_potential_energy()
+    first, start, steps = time.time() - START, time.time(), Steps(atoms)
+    best = steps.warm_up()
+    ready = {"atoms": len(atoms), "edges": edges, "first_s": first, "warm_up_s": time.time() - start, "step_s": best}
+    print(json.dumps(ready | {"idle_mb": idle, "versions": versions, "finite": bool(np.isfinite(energy))}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = {"peak_mb": peak_mb()} if request.get("memory") else {"seconds": steps.run(request["steps"])}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

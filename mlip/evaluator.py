@@ -1,0 +1,89 @@
+"""Which form of a model a calculator calls: the model itself, its inference form, or compiled code."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlip.errors import CheckpointError, ConfigError
+
+Evaluate = Callable[[dict[str, Any], bool], dict[str, Tensor]]
+Network = Callable[..., tuple[Tensor, Tensor]]
+log = logging.getLogger("mlip")
+
+_TURNS = 5
+"""Evaluations of either form that ``compile="auto"`` compares."""
+
+
+def evaluator(model: Any, compile: bool | str) -> Evaluate:
+    """What maps a graph, and whether the stress is wanted, to energy, energies, forces and stress.
+
+    Args:
+        model: a ``Potential``, an ``ExportedPotential``, or any module that is called as the former.
+        compile: as in :class:`mlip.MLIPCalculator`; compiled at the first call.
+
+    Raises:
+        ConfigError: ``compile`` is True for what cannot be compiled.
+    """
+    from mlip.models import Potential
+
+    if isinstance(model, torch.nn.Module) and type(model) is not Potential:
+        if compile is True:
+            raise ConfigError(f"compile is True, and a {type(model).__name__} cannot be compiled; leave compile out")
+        return lambda graph, stress: model(graph, compute_forces=True, compute_stress=stress)
+    from mlip.models.inference import FastPotential, FrozenNetwork
+
+    if not isinstance(model, Potential):  # exported
+        return FastPotential(model.cutoff, model.species_of_z, model.network)
+    network: Network = FrozenNetwork(model)
+    if compile:
+        network = _CompiledAtFirstCall(model, network, compile is True)
+    return FastPotential(model.cutoff, model.species_of_z, network)
+
+
+class _CompiledAtFirstCall:
+    """The compiled network, from the cache if it is there; or ``eager`` with one log line, unless ``must``."""
+
+    def __init__(self, model: Any, eager: Network, must: bool) -> None:
+        self.model, self.eager, self.must = model, eager, must
+        self.chosen: Network | None = None
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        if self.chosen is None:
+            self.chosen = self._choose(inputs)
+        return self.chosen(*inputs)
+
+    def _choose(self, inputs: tuple[Tensor, ...]) -> Network:
+        try:
+            if self.model.backbone.embedding.device.type != "cpu":
+                raise ConfigError("compilation is for the CPU only")
+            from mlip.exported import cached_export
+
+            compiled = cached_export(self.model).network
+        except (ConfigError, CheckpointError, OSError) as error:
+            if self.must:
+                raise ConfigError(f"compile is True: {error}") from error
+            log.warning("compile: running uncompiled: %s", error)
+            return self.eager
+        if self.must:
+            return compiled
+        slow, fast = _seconds(self.eager, compiled, inputs)
+        better = fast < slow
+        log.info("compile: %.1f ms a step, uncompiled %.1f; %s", 1e3 * fast, 1e3 * slow, "compiled" if better else "uncompiled")
+        return compiled if better else self.eager
+
+
+def _seconds(first: Network, second: Network, inputs: tuple[Tensor, ...]) -> tuple[float, float]:
+    """Shortest times of two networks, called in turns."""
+    best = [float("inf"), float("inf")]
+    for _ in range(_TURNS):
+        for place, network in enumerate((first, second)):
+            start = time.perf_counter()
+            network(*inputs)
+            best[place] = min(best[place], time.perf_counter() - start)
+    return best[0], best[1]
