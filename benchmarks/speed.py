@@ -35,6 +35,8 @@ from _common import header, processor, table
 from _speedworker import SYSTEMS
 from _store import COMMIT, Budget, Store
 
+from mlip.files import atomic_write_text
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 OURS = tuple(f"{size} {form}" for size in ("small", "medium") for form in ("eager", "compiled", "exported"))
@@ -206,7 +208,7 @@ def main(arguments: argparse.Namespace) -> None:
                 measure(system, names, arguments, store)  # all of them: ratios need one sitting
                 budget.note(2 * arguments.seconds * len(names), time.perf_counter() - start)
     text = header("Time per MD step") + "\n" + tables(store.rows)
-    (arguments.output / "speed.md").write_text(text, encoding="utf-8")
+    atomic_write_text(arguments.output / "speed.md", text)
     print(text)
 
 

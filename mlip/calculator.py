@@ -17,7 +17,7 @@ from ase.data import chemical_symbols
 from mlip.data.skin import Edges, SkinNeighborList
 from mlip.device import usable_device
 from mlip.errors import CheckpointError, ConfigError, StructureError
-from mlip.evaluator import evaluator
+from mlip.evaluator import evaluator, hash_weights
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -99,9 +99,7 @@ class MLIPCalculator(Calculator):
         if isinstance(known := getattr(self.model, "fingerprint", None), str):
             return known
         digest = hashlib.sha256()
-        for key, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        hash_weights(digest, self.model)
         return digest.hexdigest()[:16] + {False: "", True: "-compiled", "auto": "-auto"}[self.compile]
 
     # -- ASE's interface ----------------------------------------------------------------------------------------------

@@ -75,6 +75,11 @@ class DataSection(Section):
     num_workers: Annotated[int, Field(ge=0)] = 0
     cache_mb: NotNegative = 2048
 
+    @property
+    def train_files(self) -> list[str]:
+        """``train`` as a list."""
+        return [self.train] if isinstance(self.train, str) else self.train
+
     @field_validator("valid")
     @classmethod
     def _fraction(cls, value: str | float) -> str | float:

@@ -46,6 +46,13 @@ def evaluator(model: Any, compile: bool | str) -> Evaluate:
     return FastPotential(model.cutoff, model.species_of_z, network)
 
 
+def hash_weights(digest: Any, model: torch.nn.Module) -> None:
+    """Add names, types, shapes and values of all weights to a digest of :mod:`hashlib`."""
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+
+
 class _CompiledAtFirstCall:
     """The compiled network, from the cache if it is there; or ``eager`` with one log line, unless ``must``."""
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mlip import __version__
 from mlip.errors import CheckpointError, ConfigError
+from mlip.evaluator import hash_weights
 from mlip.models import Potential
 from mlip.models.compiled import Inputs, PaddedNetwork, compile_network, compiler, sample_inputs
 from mlip.models.inference import FrozenNetwork
@@ -86,9 +87,7 @@ def fingerprint_of(model: Potential) -> str:
     """A hash of everything that the compiled code is made of: weights, their type, hyper-parameters, elements."""
     rest = [model.config.model_dump(mode="json"), model.elements, model.avg_num_neighbors, FORMAT_VERSION, __version__]
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    hash_weights(digest, model)
     return digest.hexdigest()[:24]
 
 

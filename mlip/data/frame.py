@@ -50,15 +50,12 @@ class Frame:
         return float(abs(np.linalg.det(self.cell)))
 
 
-class FrameSubset(Sequence[Frame]):
-    """Some frames of a sequence, in a given order, without reading them."""
+class FrameSequence(Sequence[Frame]):
+    """Frames that are read one by one; a slice is a :class:`FrameSubset`."""
 
-    def __init__(self, frames: Sequence[Frame], indices: Sequence[int] | np.ndarray):
-        self.frames = frames
-        self.indices = np.asarray(indices, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.indices)
+    def _at(self, place: int) -> Frame:
+        """The frame at ``place``, from 0 to the length."""
+        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> Frame: ...
@@ -68,11 +65,29 @@ class FrameSubset(Sequence[Frame]):
 
     def __getitem__(self, index: int | slice) -> Frame | FrameSubset:
         if isinstance(index, slice):
-            return FrameSubset(self.frames, self.indices[index])
-        return self.frames[int(self.indices[index])]
+            return FrameSubset(self, np.arange(len(self))[index])
+        try:
+            place = range(len(self))[index]
+        except IndexError:
+            raise IndexError(f"frame {index} of {len(self)}") from None
+        return self._at(place)
 
 
-class FrameChain(Sequence[Frame]):
+class FrameSubset(FrameSequence):
+    """Some frames of a sequence, in a given order, without reading them."""
+
+    def __init__(self, frames: Sequence[Frame], indices: Sequence[int] | np.ndarray):
+        self.frames = frames
+        self.indices = np.asarray(indices, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def _at(self, place: int) -> Frame:
+        return self.frames[int(self.indices[place])]
+
+
+class FrameChain(FrameSequence):
     """The frames of several sequences one after the other, without reading them.
 
     Args:
@@ -88,18 +103,7 @@ class FrameChain(Sequence[Frame]):
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    @overload
-    def __getitem__(self, index: int) -> Frame: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> FrameSubset: ...
-
-    def __getitem__(self, index: int | slice) -> Frame | FrameSubset:
-        if isinstance(index, slice):
-            return FrameSubset(self, np.arange(len(self))[index])
-        place = int(index) + len(self) if index < 0 else int(index)
-        if not 0 <= place < len(self):
-            raise IndexError(f"frame {index} of {len(self)}")
+    def _at(self, place: int) -> Frame:
         part = int(np.searchsorted(self.starts, place, side="right")) - 1
         return self.parts[part][place - int(self.starts[part])]
 
@@ -121,6 +125,8 @@ def frame_extra(frames: Sequence[Frame], name: str) -> np.ndarray | None:
     if isinstance(frames, FrameSubset):
         values = frame_extra(frames.frames, name)
         return None if values is None else values[frames.indices]
+    if isinstance(frames, FrameChain):
+        return _joined_extra([frame_extra(part, name) for part in frames.parts], np.diff(frames.starts))
     names = getattr(frames, "extra_names", None)
     if names is not None:
         return frames.frame_extra(name) if name in names else None  # type: ignore[attr-defined]
@@ -130,3 +136,16 @@ def frame_extra(frames: Sequence[Frame], name: str) -> np.ndarray | None:
     if any(isinstance(value, str) for value in found):
         return np.array(["" if value is None else str(value) for value in found], dtype=object)
     return np.array([np.nan if value is None else value for value in found])
+
+
+def _joined_extra(parts: list[np.ndarray | None], sizes: np.ndarray) -> np.ndarray | None:
+    """Of parts of these sizes; where one has no value it is ``""`` or NaN, as above."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    text = any(part.dtype == object for part in known)
+    filled = [
+        np.full(size, "" if text else np.nan, dtype=object if text else float) if part is None else part
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+    return np.concatenate(filled)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import h5py
 import numpy as np
 
-from mlip.data.frame import Frame, FrameSubset
+from mlip.data.frame import Frame, FrameSequence
 from mlip.data.schema import FORMAT, FORMAT_VERSION, REQUIRED, ROOT_ATTRIBUTES, SCHEMA, decode_attribute, holds, is_missing
 from mlip.data.writer import FrameWriter, write_frames
 from mlip.errors import DataError
@@ -21,7 +21,7 @@ _BLOCK = 256
 MAX_ELEMENT = 118
 
 
-class HDF5Frames(Sequence[Frame]):
+class HDF5Frames(FrameSequence):
     """The frames of an HDF5 file, read when asked for, and only the slices that are asked for.
 
     Memory stays at the offsets (16 bytes a frame) plus what the caller keeps. The file is opened once per process, so
@@ -116,17 +116,8 @@ class HDF5Frames(Sequence[Frame]):
     def __len__(self) -> int:
         return len(self._atom_ptr) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> Frame: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> FrameSubset: ...
-
-    def __getitem__(self, index: int | slice) -> Frame | FrameSubset:
-        if isinstance(index, slice):
-            return FrameSubset(self, np.arange(len(self))[index])
-        start = range(len(self))[index]
-        return self._read(start, start + 1)[0]
+    def _at(self, place: int) -> Frame:
+        return self._read(place, place + 1)[0]
 
     def __iter__(self) -> Iterator[Frame]:
         for start in range(0, len(self), _BLOCK):

@@ -79,6 +79,8 @@ class Potential(nn.Module):
         if (config.density is None) != (density is None):
             missing = "density is None, and the model config has" if density is None else "density is given, and the config lacks"
             raise ConfigError(f"{missing} a density section; give both (see mlip.models.density_statistics) or neither")
+        if not 0 < avg_num_neighbors < float("inf"):
+            raise ConfigError(f"avg_num_neighbors is {avg_num_neighbors}; a number above 0 is needed")
         self.config = config
         self.elements = sorted({int(z) for z in elements})
         self.avg_num_neighbors = float(avg_num_neighbors)

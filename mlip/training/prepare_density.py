@@ -129,8 +129,7 @@ def density_reference(
         ConfigError: no densities in train or valid; a file without ``density_basis``; files of different bases.
         DataError: a label that is broken.
     """
-    names = config.data.train
-    path, basis = names if isinstance(names, str) else ", ".join(names), stated_basis(train)
+    path, basis = ", ".join(config.data.train_files), stated_basis(train)
     labelled = check_labels("data.train", train, basis) if basis is not None else count_labelled(train)
     if not labelled:
         also = ", or leave out model.density" if "energy" in config.heads else ""

@@ -119,8 +119,7 @@ def finish(
     if config.training.gate is not None:
         about["paths"] = paths_of(model)
     metadata = {"level_of_theory": data.level_of_theory or "not stated by the data file"}
-    files = [config.data.train] if isinstance(config.data.train, str) else config.data.train
-    names = ", ".join(Path(file).name for file in files)
+    names = ", ".join(Path(file).name for file in config.data.train_files)
     metadata |= {"training": about, "training_data": {"file": names, "sha256": data.fingerprint}}
     metadata |= {"charges": data.charges, "spins": data.spins}
     save_model(model, folder.model, metadata)

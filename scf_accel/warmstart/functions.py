@@ -61,7 +61,8 @@ def guess_density_matrix(
 ) -> np.ndarray:
     """Density matrix of the predicted density, for ``mf.kernel(dm0)``: ``[nao, nao]``, for two spins ``[2, nao, nao]``.
 
-    It is not compared with the stock guess; :func:`scf_accel.warm_start` does that.
+    It is not compared with the stock guess; :func:`scf_accel.warm_start` does that, and lets DIIS begin with its Fock matrix, for
+    which a plain Kohn-Sham object needs ``mf.diis_start_cycle = 0``.
 
     Args:
         mf: PySCF mean-field object; it stays as it is.

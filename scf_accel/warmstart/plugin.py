@@ -110,9 +110,8 @@ class _WarmStart(_Base):
     def get_fock(self, *args: Any, **kwargs: Any) -> Any:
         """Fock matrix, see PySCF's own; DIIS begins with that of a predicted start, where PySCF drops the first one.
 
-        A Kohn-Sham step overshoots by a factor of about -3, and ``minao`` is no density that orbitals have, so its Fock matrix is
-        not worth keeping. That of a predicted start is: with it the second cycle extrapolates (one to two cycles fewer,
-        benchmarks/scf_guess.py). ``diis_start_cycle`` other than PySCF's default stays in force.
+        ``minao`` is no density that orbitals have, and its Fock matrix is hardly worth keeping; that of a predicted start often
+        saves a cycle (benchmarks/diis_start.py). ``diis_start_cycle`` other than PySCF's default stays in force.
         """
         call = inspect.signature(super().get_fock).bind(*args, **kwargs)
         given = call.arguments

@@ -85,6 +85,15 @@ def test_header_and_weights_that_do_not_fit(model, tmp_path):
         load_model(tmp_path / "bad.safetensors")
 
 
+def test_a_header_without_neighbours_is_refused(model, tmp_path):
+    header = read_header(save_model(model, tmp_path / "m.safetensors"))
+    for value in (0, -1.0, float("nan")):
+        header["avg_num_neighbors"] = value
+        save_file(model.state_dict(), tmp_path / "bad.safetensors", metadata={"mlip": json.dumps(header)})
+        with pytest.raises(CheckpointError, match=r"bad\.safetensors: .*avg_num_neighbors is .* above 0"):
+            load_model(tmp_path / "bad.safetensors")
+
+
 def test_a_pickle_is_refused_and_not_run(tmp_path):
     class Evil:
         def __reduce__(self):

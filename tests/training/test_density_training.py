@@ -20,6 +20,7 @@ from mlip.checkpoint import load_model, read_header
 from mlip.cli import app
 from mlip.configfile import apply_overrides, load_config, parse_config
 from mlip.data.density import DensityBasis, real_harmonics
+from mlip.data.frame import Frame, FrameChain, frame_extra
 from mlip.data.hdf5 import HDF5Frames
 from mlip.data.readers import open_files
 from mlip.data.writer import write_frames
@@ -351,5 +352,8 @@ def test_levels_of_theory_that_differ_are_both_recorded(tmp_path, caplog):
     assert [frames[-1].id, *(frame.id for frame in frames[1:3])] == ["1", "1", "0"]
     with pytest.raises(IndexError, match="frame 4 of 4"):
         frames[4]
+    assert frame_extra(frames, "molecule").tolist() == [frame.extras["molecule"] for frame in frames]
+    mixed = FrameChain([frames[:1], [Frame(np.array([1]), np.zeros((1, 3)))]])
+    assert frame_extra(mixed, "origin").tolist() == ["mmff", ""] and frame_extra(mixed, "absent") is None
     with pytest.raises(DataError, match="different metrics"):
         open_files([str(tmp_path / "a.h5"), str(tmp_path / "c.h5")])
