@@ -116,9 +116,9 @@ def read_header(path_or_name: str | Path) -> dict[str, Any]:
     if text is None:
         raise CheckpointError(f"{path}: a safetensors file without an mlip header; give a model.safetensors of 'mlip train'")
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_unique)
         version = int(header["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: its mlip header is damaged ({error})") from error
     if version > FORMAT_VERSION:
         raise CheckpointError(
@@ -132,6 +132,15 @@ def read_header(path_or_name: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: its mlip header is damaged ({error!r})") from error
     _check_header(header, path)
     return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no key stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{max(names, key=names.count)!r} stands there twice")
+    return found
 
 
 def _check_header(header: dict[str, Any], path: Path) -> None:
@@ -176,6 +185,9 @@ def load_model(
         model = model.to(parse_dtype(dtype or header["dtype"]))
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for name, tensor in model.state_dict().items():
+            if name in state and state[name].is_floating_point() != tensor.is_floating_point():
+                raise ValueError(f"{name} holds {state[name].dtype}")
         model.load_state_dict(state)
         model.metadata = dict(header["metadata"])
     except (

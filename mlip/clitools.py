@@ -31,6 +31,11 @@ def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
     return None
 
 
+def printable(text: str) -> str:
+    """One line of ``text`` with control characters written out: a file from a stranger must not steer the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+
+
 def of_the_disk(error: BaseException | None) -> str | None:
     """What to say of a full disk or a place where nothing may be written, also where a library wrapped it; else ``None``.
 
@@ -73,7 +78,7 @@ def run_guarded(program: str, main: Callable[[], object]) -> None:
 
         trace = write_trace(program, getattr(error, "trace_folder", None))
         where = f" (full trace: {trace})" if trace else ""
-        text = " ".join(str(error).split())
+        text = printable(str(error))
         what = text if isinstance(error, (UserError, OSError)) and text else f"unexpected {type(error).__name__}: {text}"
         what = (None if isinstance(error, UserError) else of_the_disk(error)) or what
         print(f"{program}: error: {what}{where}", file=sys.stderr)

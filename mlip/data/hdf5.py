@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mlip.data.frame import Frame, FrameSequence
+from mlip.data.frame import Frame, FrameSequence, wrong_elements
 from mlip.data.schema import FORMAT, FORMAT_VERSION, REQUIRED, ROOT_ATTRIBUTES, SCHEMA, decode_attribute, holds, is_missing
 from mlip.data.writer import FrameWriter, write_frames
 from mlip.errors import DataError
@@ -18,7 +18,6 @@ from mlip.errors import DataError
 __all__ = ["FrameWriter", "HDF5Frames", "write_frames"]
 
 _BLOCK = 256
-MAX_ELEMENT = 118
 
 
 class HDF5Frames(FrameSequence):
@@ -140,7 +139,8 @@ class HDF5Frames(FrameSequence):
             kind = SCHEMA.get(name, ("frame", ()))[0]
             if kind in bounds:
                 rows[name] = _read_rows(dataset, *bounds[kind])
-        _check_elements(rows["atomic_numbers"], f"{self.path}: frames {start} to {stop - 1}")
+        if wrong := wrong_elements(rows["atomic_numbers"]):
+            raise DataError(f"{self.path}: frames {start} to {stop - 1}: {wrong}")
         return [self._frame(rows, index, start) for index in range(start, stop)]
 
     def _frame(self, rows: Mapping[str, np.ndarray], index: int, start: int) -> Frame:
@@ -175,12 +175,6 @@ def _pointer(file: h5py.File, name: str) -> np.ndarray:
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or not len(dataset) or not holds(name, dataset.dtype):
         raise DataError(f"{file.filename}: {name} is no list of whole numbers with at least one entry; write the file again")
     return dataset[:].astype(np.int64)
-
-
-def _check_elements(numbers: np.ndarray, where: str) -> None:
-    if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= MAX_ELEMENT:
-        wrong = int(numbers[(numbers < 1) | (numbers > MAX_ELEMENT)][0])
-        raise DataError(f"{where}: {wrong} is no atomic number (1 to {MAX_ELEMENT}); correct or remove the frame")
 
 
 def _read_rows(dataset: h5py.Dataset, start: int, stop: int) -> np.ndarray:

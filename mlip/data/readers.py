@@ -18,6 +18,7 @@ from mlip.data.hdf5 import HDF5Frames
 from mlip.data.labels import AtomsReader
 from mlip.data.units import LabelKeys, Units
 from mlip.errors import DataError
+from mlip.memory import available_memory
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def open_frames(path: str | Path, keys: LabelKeys | None = None, units: Units | 
     kind = _check(path, keys, units)
     if kind == "hdf5":
         return HDF5Frames(path)
-    available = _available_memory()
+    available = available_memory()
     if available is not None and path.stat().st_size > available:
         sizes = f"{path.stat().st_size / 1e9:.1f} GB of text, {available / 1e9:.1f} GB of memory left"
         command = f"mlip data convert {path} {path.with_suffix('.h5').name}"
@@ -211,17 +212,6 @@ def _check_columns(lines: Sequence[str], where: str) -> None:
     columns, found = sum(int(width) for width in widths if width.isdecimal()), len(lines[1].split())
     if columns > found:
         raise DataError(f"{where}: Properties names {columns} columns, the first atom has {found}; write the file again")
-
-
-def _available_memory() -> int | None:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
 
 
 def to_atoms(frame: Frame) -> Atoms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mlip.data.frame import Frame
+from mlip.data.frame import Frame, wrong_coordinates, wrong_elements
 from mlip.data.schema import MISSING_INT, ROOT_ATTRIBUTES, SCHEMA, encode_attribute
 from mlip.errors import DataError
 from mlip.files import atomic_path
@@ -91,10 +91,17 @@ class FrameWriter:
         self._file.close()
 
     def _check_room(self) -> None:
-        """Raise OSError while HDF5 has written nothing of the buffer: after a write that failed it cannot even close its file."""
-        free = shutil.disk_usage(self.path.parent).free
-        if free < 16 * self._buffered + ROOM:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path.parent))
+        """Raise OSError while HDF5 has written nothing of the buffer: after a write that failed it cannot even close its file.
+
+        The room is reserved for a moment in a file beside it, which also meets quotas and limits of the process.
+        """
+        size = self.path.stat().st_size if self.path.exists() else 0
+        with tempfile.TemporaryFile(dir=self.path.parent) as probe:
+            try:
+                os.posix_fallocate(probe.fileno(), size, 16 * self._buffered + ROOM)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot reserve
+                    raise OSError(error.errno, error.strerror, str(self.path.parent)) from error
 
     def _create(self, name: str, dtype: Any = None) -> None:
         kind, shape = SCHEMA.get(name, ("frame", ()))
@@ -200,8 +207,11 @@ def _check_frame(frame: Frame, number: int) -> None:
     for name, (found, expected) in shapes.items():
         if found != expected:
             raise DataError(f"frame {number} '{frame.id}': {name} has shape {found}, {expected} expected")
-    if not np.isfinite(frame.positions).all():
-        raise DataError(f"frame {number} '{frame.id}': positions are not finite; correct or remove the frame")
+    if any("\0" in text for text in (frame.id, *frame.extras.values()) if isinstance(text, str)):
+        raise DataError(f"frame {number}: a text of it has a NUL character, which HDF5 cannot hold; remove it")
+    wrong = wrong_elements(frame.atomic_numbers) or wrong_coordinates(frame.positions, frame.cell)
+    if wrong:
+        raise DataError(f"frame {number} '{frame.id}': {wrong}")
 
 
 def _kind_of(value: Any, name: str) -> int:

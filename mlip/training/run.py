@@ -35,7 +35,7 @@ from mlip.training.progress import LiveProgress
 from mlip.training.report import describe_data, finish
 from mlip.training.runfolder import RunFolder
 from mlip.training.schedule import Budget
-from mlip.training.state import progress_of, read_checkpoint
+from mlip.training.state import fitting, progress_of, read_checkpoint
 
 
 def train(
@@ -90,7 +90,7 @@ def _as_begun(folder: RunFolder, data: Prepared, content: dict[str, Any]) -> Pre
     Raises:
         ConfigError: the training file has changed.
     """
-    if content["fingerprint"] != data.fingerprint:
+    if content.get("fingerprint") != data.fingerprint:
         raise ConfigError(
             f"data.train has changed since the run in {folder.path} began; use --restart, or --set run.dir=ANOTHER"
         )
@@ -105,9 +105,10 @@ def fit(
     graphs = training_graphs(config, data, model.cutoff)
     stream = BatchStream(graphs, training_batches(config, graphs), config.data.num_workers)
     if folder.checkpoint.exists():
-        place = read_checkpoint(folder.checkpoint)["progress"]
-        stream.start = (place["epoch"], place["batch"])
-        if place["finished"]:
+        with fitting(folder.checkpoint):
+            place = progress_of(read_checkpoint(folder.checkpoint))
+        stream.start = (place.epoch, place.batch)
+        if place.finished:
             return _finished(config, budget, folder, model)
     module = PotentialModule(model.train(), config, data.elements)
     conductor = Conductor(
@@ -134,6 +135,8 @@ def _finished(config: RunConfig, budget: Budget, folder: RunFolder, model: Poten
     """A run that had been trained to the end but was stopped before its results were written."""
     content = read_checkpoint(folder.checkpoint)
     conductor = Conductor(config, lambda _: evaluate(model, [], model.elements), budget, folder.checkpoint)
+    with fitting(folder.checkpoint):
+        model.load_state_dict(content["best"])
     conductor.progress, conductor.best = progress_of(content), content["best"]
     return conductor
 

@@ -1,5 +1,5 @@
-"""What the hardening tests share: a command run in this process as the shell would run it, the laws of its ending, and a
-decorator that generates bad inputs and counts them."""
+"""What the hardening tests share: a command run in this process as the shell would run it, the laws of its ending, and
+decorators that generate bad inputs and faults and count them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import inspect
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import in_process
-from hypothesis import HealthCheck, Phase, given, seed, settings
+import pytest
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 LONGEST_LINE = 1200  # characters of an error, path of the log included
-PLANNED: dict[str, int] = {}
-"""Examples by test, filled in by :func:`bad_inputs` when its module is imported."""
+INPUTS: dict[str, tuple[int, int]] = {}
+"""Bad inputs by test: in the default run, and with ``-m slow``. Filled in when the test's module is imported."""
+FAULTS: dict[str, tuple[int, int]] = {}
+"""The same for faults: full disks, forbidden folders, interruptions."""
+
+Test = Callable[..., None]
 
 
 @dataclass
@@ -38,7 +44,7 @@ class Ended:
         lines = self.err.strip().splitlines()
         assert len(lines) == 1, self.err
         assert lines[0].startswith(f"{program}: error: ") and len(lines[0]) < LONGEST_LINE, self.err
-        assert "unexpected" not in lines[0], lines[0] + "\n" + self.trace()
+        assert "error: unexpected" not in lines[0], lines[0] + "\n" + self.trace()
         assert "Traceback" in self.trace() and "Traceback" not in self.err + self.out
         return lines[0]
 
@@ -50,7 +56,7 @@ class Ended:
 
     def refused_or_done(self, program: str = "mlip") -> bool:
         """As :meth:`refused`, or success; whether it was refused. Usage errors (code 2) name the option."""
-        assert "Traceback" not in self.err + self.out, self.err
+        assert "Traceback" not in self.err + self.out
         if self.code == 2:
             assert "Error" in self.err or "Usage" in self.err, self.err
         elif self.code != 0:
@@ -59,45 +65,55 @@ class Ended:
 
 
 def command(program: str, *arguments: object, folder: Path) -> Ended:
-    """Run ``mlip`` or ``scf-accel`` in this process, in ``folder``, through the entry point that the shell calls."""
-    done = in_process.command(program, *arguments, cwd=folder)
+    """Run ``mlip`` or ``scf-accel`` in this process, in ``folder``, through the entry point that the shell calls.
+
+    A RuntimeWarning, of numbers that NumPy could not handle, is an error here: the shell would show it as a second line.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        done = in_process.command(program, *arguments, cwd=folder)
     return Ended(done.returncode, done.stdout, done.stderr, folder)
 
 
-def bad_inputs(examples: int, **strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """``examples`` generated calls of a test, the same ones in every run; the test fails if fewer were made.
+def bad_inputs(some: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[[Test], Test]:
+    """A test of generated inputs: ``some`` in the default run, ``many`` with ``-m slow``, the same ones in every run.
 
-    The test gets ``folder``, new and empty for each example, the generated values and its fixtures.
+    The test gets ``folder``, new and empty for each input, the generated values and its fixtures. No input comes twice,
+    and a run that finds fewer than it should fails.
     """
+    return functools.partial(_generated, INPUTS, some, many, strategies)
 
-    def decorate(test: Callable[..., None]) -> Callable[..., None]:
-        PLANNED[f"{test.__module__}.{test.__name__}"] = examples
-        fixtures: dict[str, Any] = {}
-        made = 0
+
+def faults(some: int, many: int, **strategies: SearchStrategy[Any]) -> Callable[[Test], Test]:
+    """The same for faults: where the disk is full, or when the program is stopped."""
+    return functools.partial(_generated, FAULTS, some, many, strategies)
+
+
+def _generated(counts: dict[str, tuple[int, int]], some: int, many: int, strategies: dict[str, Any], test: Test) -> Test:
+    counts[f"{test.__module__}.{test.__name__}"] = some, many
+
+    @functools.wraps(test)
+    def run(how_many: int, **fixtures: Any) -> None:
+        seen: set[str] = set()
 
         def example(**values: Any) -> None:
-            nonlocal made
-            made += 1
+            assume(repr(values) not in seen)
             with scratch() as folder:
                 test(**fixtures, **values, folder=folder)
+            seen.add(repr(values))
 
         options = settings(
-            max_examples=examples, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+            max_examples=how_many, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
         )
-        generated = seed(20261127)(options(given(**strategies)(example)))
+        seed(20261127 + how_many)(options(given(**strategies)(example)))()
+        assert len(seen) >= how_many, f"only {len(seen)} of {how_many} were made"
 
-        @functools.wraps(test)
-        def run(**found: Any) -> None:
-            fixtures.update(found)
-            generated()
-            assert made >= examples, f"only {made} of {examples} bad inputs were made"
-
-        signature = inspect.signature(test)
-        kept = [p for name, p in signature.parameters.items() if name not in {*strategies, "folder"}]
-        run.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-        return run
-
-    return decorate
+    signature = inspect.signature(test)
+    kept = [each for name, each in signature.parameters.items() if name not in {*strategies, "folder"}]
+    number = inspect.Parameter("how_many", inspect.Parameter.KEYWORD_ONLY)
+    run.__signature__ = signature.replace(parameters=[*kept, number])  # type: ignore[attr-defined]
+    cases = [some] * (some > 0) + [pytest.param(many, marks=pytest.mark.slow)] * (many > 0)
+    return pytest.mark.parametrize("how_many", cases)(run)
 
 
 @contextmanager

@@ -10,45 +10,17 @@ import sys
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import yaml
-from hard_tools import bad_inputs, command, contents, scratch
+from hard_jobs import JOBS, PROGRAM, label, md, train, write_config
+from hard_tools import contents, faults, scratch
 from hypothesis import strategies as st
 
 from mlip.files import atomic_write_text
 
-MD = ("--steps", "12", "--save-every", "3", "--log-every", "2", "--state-every", "2", "--dtype", "float64", "--out", "o.extxyz")
-
-
-def md(good, folder, *more):
-    return command("mlip", "md", good / "one.xyz", "--model", good / "model.safetensors", *MD, *more, folder=folder)
-
-
-def train(good, folder, epochs=2):
-    values = {
-        "data": {"train": str(good / "frames.xyz"), "valid": 0.34, "batch_size": 2, "e0": {"H": 0.0, "O": -470.0}},
-        "model": {"channels": 4, "l_max": 1, "num_layers": 1},
-        "training": {"max_epochs": epochs, "precision": "float64", "threads": 1, "accelerator": "cpu"},
-        "run": {"dir": "run", "plots": False},
-    }  # fmt: skip
-    (folder / "c.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    return command("mlip", "train", "c.yaml", folder=folder)
-
-
-JOBS = {
-    "md": md,
-    "train": train,
-    "to xyz": lambda good, folder: command("mlip", "data", "convert", good / "frames.h5", "o.extxyz", folder=folder),
-    "relax": lambda good, folder: command(
-        "mlip", "relax", good / "one.xyz", "--model", good / "model.safetensors", "--out", "o.traj", "--fmax", "1e9", folder=folder
-    ),
-    "eval": lambda good, folder: command(
-        "mlip", "eval", good / "model.safetensors", good / "frames.xyz", "--out", "o", folder=folder
-    ),
-}
+AT_ONCE = {"label": "o.h5", "to xyz": "o.extxyz", "to hdf5": "o.h5"}
+"""Outputs that are made in one go: there, or not."""
 
 
 @contextmanager
@@ -64,8 +36,13 @@ def disk_of(size: int):
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-@bad_inputs(30, job=st.sampled_from(sorted(JOBS)), size=st.sampled_from([0, 1, 50, 500, 2000, 5000]) | st.integers(0, 9000))
+SIZES = st.sampled_from([0, 1, 50, 500, 2000, 5000]) | st.integers(0, 9000) | st.integers(0, 2 * 2**20)
+
+
+@faults(36, 250, job=st.sampled_from(sorted(JOBS)), size=SIZES)
 def test_full_disk(good, job, size, folder):
+    if job == "train":
+        write_config(good, folder)
     before = contents(good)
     with disk_of(size):
         ended = JOBS[job](good, folder)
@@ -74,18 +51,23 @@ def test_full_disk(good, job, size, folder):
         return  # all its files were small enough
     line = ended.err.strip()
     assert len(line.splitlines()) == 1 and "free some space" in line and "unexpected" not in line, line
-    if job in ("to xyz", "eval"):  # made in one go: there, or not
-        assert not [name for name in contents(folder) if name.startswith("o.") or name.endswith(".tmp")]
+    assert not list(folder.rglob("*.tmp")) and not (folder / AT_ONCE.get(job, "nothing")).exists()
+    if job in ("train", "label", "md"):  # goes on when there is room
+        again = md(good, folder, "--resume") if job == "md" else JOBS[job](good, folder)
+        assert again.code == 0, again.err
 
 
-@bad_inputs(10, free=st.integers(0, 2**20))
-def test_full_disk_under_hdf5(good, free, folder):
-    """Asked before: HDF5 does not survive a write that fails."""
-    (folder / "o.h5").write_bytes(b"as before")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlip.data.writer.shutil.disk_usage", lambda _: SimpleNamespace(free=free))
-        line = command("mlip", "data", "convert", good / "frames.xyz", "o.h5", "--force", folder=folder).refused()
-    assert "free some space" in line and contents(folder) == {"o.h5": b"as before"}
+@faults(6, 20, job=st.sampled_from(["eval", *sorted(AT_ONCE)]), size=st.integers(0, 300))
+def test_full_disk_leaves_the_older_file(good, job, size, folder):
+    """An output that is replaced is whole, or as before."""
+    JOBS[job](good, folder)
+    older = contents(folder)
+    shutil.rmtree(folder / "o.h5.parts", ignore_errors=True)
+    with disk_of(size):
+        ended = JOBS[job](good, folder, *["--force"] * job.startswith("to"))
+    assert ended.code == 1 and "free some space" in ended.err
+    now = contents(folder)
+    assert all(now[name] == content for name, content in older.items() if ".parts" not in name)
 
 
 @contextmanager
@@ -101,22 +83,23 @@ def nobody():
         os.seteuid(0)
 
 
-@bad_inputs(12, job=st.sampled_from(sorted(JOBS)), inside=st.sampled_from(["", "a", "a/b"]))
+@faults(14, 21, job=st.sampled_from(sorted(JOBS)), inside=st.sampled_from(["", "a", "a/b"]))
 def test_read_only_folder(readable, job, inside, folder):
     """The error names what is forbidden; the log goes where one may write."""
     place = folder / inside
     place.mkdir(parents=True, exist_ok=True)
-    (place / "c.yaml").touch()
-    (place / "c.yaml").chmod(0o666)
+    if job == "train":
+        write_config(readable, place)
     for made in (folder, *folder.rglob("*")):
-        if made.is_dir():
-            made.chmod(0o555)
+        made.chmod(0o555 if made.is_dir() else 0o644)
+    before = contents(folder)
     try:
         with nobody():
-            line = JOBS[job](readable, place).refused()
+            line = JOBS[job](readable, place).refused(PROGRAM.get(job, "mlip"))
     finally:
         folder.chmod(0o755)
     assert "may write to" in line or "ermission denied" in line or "cannot be written" in line, line
+    assert contents(folder) == before
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +118,12 @@ def readable(good):
 
 @contextmanager
 def after_calls(count: int, act):
-    """Within, ``act`` is called at the ``count``-th call of a function of this package."""
+    """Within, ``act`` is called at the ``count``-th call of a function of this project."""
     left = count
 
     def watch(frame, event, _):
         nonlocal left
-        if event == "call" and "/mlip/" in frame.f_code.co_filename:
+        if event == "call" and ours(frame):
             left -= 1
             if left == 0:
                 sys.setprofile(None)
@@ -153,8 +136,13 @@ def after_calls(count: int, act):
         sys.setprofile(None)
 
 
+def ours(frame) -> bool:
+    return "/mlip/" in frame.f_code.co_filename or "/scf_accel/" in frame.f_code.co_filename
+
+
 FIRST = 4
 """Calls before the entry point listens."""
+STOPPED = ["md", "train", "label"]
 
 
 def interrupt():
@@ -163,14 +151,14 @@ def interrupt():
 
 @pytest.fixture(scope="module")
 def undisturbed(good):
-    """MD and training without a fault: the calls of this package each took, and the files."""
+    """The jobs without a fault: the calls of this project that each took, and the result."""
     found = {}
-    for job in ("md", "train"):
+    for job in STOPPED:
         calls = 0
 
         def count(frame, event, _):
             nonlocal calls
-            calls += event == "call" and "/mlip/" in frame.f_code.co_filename
+            calls += event == "call" and ours(frame)
 
         with scratch() as folder:
             JOBS[job](good, folder)  # once for the imports
@@ -184,7 +172,9 @@ def undisturbed(good):
 
 
 def result_of(job: str, folder: Path):
-    """What must not depend on an interruption: trajectory and table without the clock; weights."""
+    """What must not depend on an interruption: trajectory and table without the clock; weights; labels."""
+    if job == "label":
+        return (folder / "o.h5").read_bytes()
     if job == "train":
         from safetensors.numpy import load_file
 
@@ -193,7 +183,17 @@ def result_of(job: str, folder: Path):
     return (folder / "o.extxyz").read_bytes(), [table[name].tobytes() for name in table.dtype.names if name != "wall_s"]
 
 
-@bad_inputs(24, job=st.sampled_from(["md"]), place=st.floats(0.001, 0.999))
+def goes_on(good, job, folder, result):
+    """The same command again ends as if nothing had happened; finished jobs and parts of before the stop are kept."""
+    kept = {name: content for name, content in contents(folder).items() if name.endswith(".npz") and ".parts" in name}
+    again = md(good, folder, "--resume") if job == "md" else (train if job == "train" else label)(good, folder)
+    assert again.code == 0 or "finished run" in again.err, again.err
+    assert result_of(job, folder) == result
+    now = contents(folder)
+    assert all(now[name] == content for name, content in kept.items())
+
+
+@faults(24, 200, job=st.sampled_from(STOPPED), place=st.floats(0.001, 0.999))
 def test_ctrl_c_at_any_point(good, undisturbed, job, place, folder):
     calls, result = undisturbed[job]
     try:
@@ -203,13 +203,11 @@ def test_ctrl_c_at_any_point(good, undisturbed, job, place, folder):
         pytest.fail(f"Ctrl-C went through at call {place} of {job}: {traceback.format_exc()[-1500:]}")
     assert ended.code == 130 and "Traceback" not in ended.err + ended.out
     assert "interrupted" in ended.err + ended.out and len(ended.err.strip().splitlines()) <= 1
-    again = md(good, folder, "--resume") if job == "md" else train(good, folder)
-    assert again.code == 0 or "finished run" in again.err, again.err
-    assert result_of(job, folder) == result
+    assert not list(folder.rglob("*.tmp"))
+    goes_on(good, job, folder, result)
 
 
-@pytest.mark.slow
-@bad_inputs(30, job=st.sampled_from(["md", "train"]), place=st.floats(0.001, 0.999))
+@faults(12, 100, job=st.sampled_from(STOPPED), place=st.floats(0.001, 0.999))
 def test_sigkill_at_any_point(good, undisturbed, job, place, folder):
     """In a forked process: no handler runs, no file is closed."""
     calls, result = undisturbed[job]
@@ -220,12 +218,10 @@ def test_sigkill_at_any_point(good, undisturbed, job, place, folder):
             JOBS[job](good, folder)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    again = md(good, folder, "--resume") if job == "md" else train(good, folder)
-    assert again.code == 0 or "finished run" in again.err, again.err
-    assert result_of(job, folder) == result
+    goes_on(good, job, folder, result)
 
 
-@bad_inputs(15, size=st.integers(0, 400), text=st.text(min_size=500, max_size=600))
+@faults(15, 0, size=st.integers(0, 400), text=st.text(min_size=500, max_size=600))
 def test_a_file_that_is_replaced_is_whole_or_as_before(size, text, folder):
     path = folder / "file"
     atomic_write_text(path, "as before")
