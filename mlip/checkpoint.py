@@ -132,9 +132,9 @@ def read_header(path_or_name: str | Path) -> dict[str, Any]:
     if text is None:
         raise CheckpointError(f"{path}: a safetensors file without an mlip header; give a model.safetensors of 'mlip train'")
     try:
-        header = json.loads(text)
+        header = json.loads(text, object_pairs_hook=_unique)
         version = int(header["format_version"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path}: its mlip header is damaged ({error})") from error
     if version > FORMAT_VERSION:
         raise CheckpointError(
@@ -146,7 +146,35 @@ def read_header(path_or_name: str | Path) -> dict[str, Any]:
             version = int(header["format_version"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its mlip header is damaged ({error!r})") from error
+    _check_header(header, path)
     return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no key stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{max(names, key=names.count)!r} stands there twice")
+    return found
+
+
+def _check_header(header: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError unless the header has every key with a value of the right kind."""
+    number = (int, float)
+    kinds: dict[str, Any] = {
+        "model": dict, "elements": list, "cutoff": number, "dtype": str, "units": dict, "e0": dict, "energy_scale": number,
+        "avg_num_neighbors": number, "density": (dict, type(None)), "metadata": dict,
+    }  # fmt: skip
+    wrong = [name for name, kind in kinds.items() if not isinstance(header.get(name, ()), kind)]
+    elements = header.get("elements")
+    if "elements" not in wrong and not all(type(z) is int and 1 <= z <= 118 for z in elements or [0]):
+        wrong.append("elements")
+    if "e0" not in wrong and not all(key.isdecimal() and isinstance(value, number) for key, value in header["e0"].items()):
+        wrong.append("e0")
+    if wrong:
+        found = ", ".join(f"{name} is {str(header.get(name, 'missing'))[:40]!r}" for name in wrong)
+        raise CheckpointError(f"{path}: header and weights do not fit together ({found}); was it edited? get the file again")
 
 
 def load_model(
@@ -176,6 +204,9 @@ def load_model(
         if header["uncertainty"] is not None:
             energy, local, scale = (state.pop(f"uncertainty.{name}") for name in BUFFERS)
             model.uncertainty = Uncertainty(energy, local, scale, header["uncertainty"])
+        for name, tensor in model.state_dict().items():
+            if name in state and state[name].is_floating_point() != tensor.is_floating_point():
+                raise ValueError(f"{name} holds {state[name].dtype}")
         model.load_state_dict(state)
         model.metadata = dict(header["metadata"])
     except (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import tempfile
 import traceback
@@ -9,6 +11,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EROFS, errno.EPERM)
 INTERRUPTED = "what was written stays; `mlip md` goes on with --resume, `mlip train` and `scf-accel label` by the same command"
 
 
@@ -24,6 +28,31 @@ def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
             return path
         except OSError:
             continue
+    return None
+
+
+def printable(text: str) -> str:
+    """One line of ``text`` with control characters written out: a file from a stranger must not steer the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text.split()))
+
+
+def of_the_disk(error: BaseException | None) -> str | None:
+    """What to say of a full disk or a place where nothing may be written, also where a library wrapped it; else ``None``.
+
+    HDF5 and PyTorch raise their own errors, with the operating system's words in the text.
+    """
+    while error is not None:
+        number, text = getattr(error, "errno", None), str(error)
+        words = {code: os.strerror(code) for code in (*_FULL, *_FORBIDDEN)}
+        found = next((code for code, name in words.items() if number == code or f"errno = {code}," in text or name in text), None)
+        if found is None and isinstance(error, RuntimeError) and "PytorchStreamWriter" in text:
+            found = errno.ENOSPC
+        if found is not None:
+            name = getattr(error, "filename", None)
+            where = f"{name}: " if name else ""
+            advice = "free some space" if found in _FULL else "choose files that you may read and a folder that you may write to"
+            return f"{where}{words[found].lower()}; {advice} and run the same command again; what was written before stays"
+        error = error.__cause__ or error.__context__
     return None
 
 
@@ -49,7 +78,8 @@ def run_guarded(program: str, main: Callable[[], object]) -> None:
 
         trace = write_trace(program, getattr(error, "trace_folder", None))
         where = f" (full trace: {trace})" if trace else ""
-        text = " ".join(str(error).split())
+        text = printable(str(error))
         what = text if isinstance(error, (UserError, OSError)) and text else f"unexpected {type(error).__name__}: {text}"
+        what = (None if isinstance(error, UserError) else of_the_disk(error)) or what
         print(f"{program}: error: {what}{where}", file=sys.stderr)
         sys.exit(1)

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,17 @@ from scf_accel.structures import Job
 
 LISTED_FAILURES = 100  # HDF5 keeps attributes below 64 kB
 EXTRAS = ("molecule", "origin", "solver", "scf_cycles", "seconds")
+
+
+def _read_json(path: Path, advice: str, names: Sequence[str] = ()) -> dict[str, Any]:
+    """A JSON object with at least these names; :class:`DataError` where the file is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not set(names) <= found.keys():
+            raise ValueError(f"an object with {', '.join(names) or 'names'} expected")
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error}); {advice}") from error
+    return found
 
 
 def named(settings: dict[str, Any]) -> dict[str, Any]:
@@ -65,7 +76,7 @@ class PartStore:
 
     def read_settings(self) -> dict[str, Any] | None:
         path = self.folder / "settings.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return _read_json(path, "restore it, or choose another output file") if path.is_file() else None
 
     def open(self, settings: dict[str, Any]) -> None:
         """Create the folder, or check that it holds the same theory; remove half-written files of a killed run."""
@@ -124,8 +135,8 @@ class PartStore:
         found = {}
         for path in sorted(self.folder.glob("*.failed.json")):
             if not path.name.startswith("."):
-                entry = {"transient": False, **json.loads(path.read_text(encoding="utf-8"))}
-                found[path.name[: -len(".failed.json")]] = entry
+                entry = _read_json(path, "delete it and run the same command again", ("reason", "molecule", "origin"))
+                found[path.name[: -len(".failed.json")]] = {"transient": False, **entry}
         return found
 
     # ------------------------------------------------------------------------------------------------ writing
@@ -177,23 +188,28 @@ class PartStore:
         """The labelled frame ``identity`` with its extras (``EXTRAS``); :class:`DataError` if its file is damaged."""
         path = self.folder / f"{identity}.npz"
         try:
-            with np.load(path, allow_pickle=False) as data:
-                extras = {name: data[name].item() for name in EXTRAS}
-                if extras["solver"].endswith("newton") and "cycles_counted" not in data:
-                    extras["scf_cycles"] = -1  # unknown: earlier versions did not count second-order cycles
-                return Frame(
-                    atomic_numbers=data["atomic_numbers"].astype(np.int64),
-                    positions=data["positions"],
-                    energy=float(data["energy"]),
-                    forces=data.get("forces"),
-                    charge=int(data["charge"]),
-                    spin=int(data["spin"]),
-                    density_coefficients=data["density_coefficients"],
-                    id=identity,
-                    extras=extras,
-                )
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+            with np.load(path, allow_pickle=False) as file:
+                data = {name: file[name] for name in file.files}
+            broken = [name for name, values in data.items() if values.dtype.kind == "f" and not np.isfinite(values).all()]
+            if broken:
+                raise ValueError(f"{', '.join(broken)} not finite")
+            extras = {name: data[name].item() for name in EXTRAS}
+            if extras["solver"].endswith("newton") and "cycles_counted" not in data:
+                extras["scf_cycles"] = -1  # unknown: earlier versions did not count second-order cycles
+            return Frame(
+                atomic_numbers=data["atomic_numbers"].astype(np.int64),
+                positions=data["positions"],
+                energy=float(data["energy"]),
+                forces=data.get("forces"),
+                charge=int(data["charge"]),
+                spin=int(data["spin"]),
+                density_coefficients=data["density_coefficients"],
+                id=identity,
+                extras=extras,
+            )
+        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+            why = str(error).partition(". ")[0]  # what NumPy says next is how to run a stranger's code
+            raise DataError(f"{path} is damaged ({why}); delete it and run the same command again") from error
 
     def elements(self) -> set[int]:
         """Atomic numbers in the parts, and in ``out`` where frames of it are kept."""
@@ -211,14 +227,14 @@ class PartStore:
         keys = []
         for identity in self.done():
             frame = self.read(identity)
-            keys.append((frame.extras["molecule"], frame.extras["origin"], identity))
+            keys.append((str(frame.extras["molecule"]), str(frame.extras["origin"]), identity))
         if not self.kept:
             yield from (self.read(identity) for _, _, identity in sorted(keys))
             return
         with closing(HDF5Frames(self.out)) as older:
             for identity, place in self.kept.items():
                 extras = older[place].extras
-                keys.append((extras.get("molecule", ""), extras.get("origin", ""), identity))
+                keys.append((str(extras.get("molecule", "")), str(extras.get("origin", "")), identity))
             for _, _, identity in sorted(keys):
                 yield older[self.kept[identity]] if identity in self.kept else self.read(identity)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlip.data.frame import wrong_coordinates, wrong_elements
 from mlip.errors import DataError, StructureError, UserError
 from scf_accel.labels import COULOMB_ONLY
 from scf_accel.structures import SMILES_SUFFIXES, Structure, lowest_spin
@@ -138,10 +139,10 @@ def _check_index(path: Path, index: int, count: int | None) -> None:
 def _check_atoms(atoms: Atoms, path: Path) -> None:
     if len(atoms) == 0:
         raise StructureError(f"{path}: the structure has no atoms")
-    if not np.isfinite(atoms.positions).all():
-        raise StructureError(f"{path}: a position is not a finite number")
-    if (atoms.numbers < 1).any():
+    if (atoms.numbers == 0).any():
         raise StructureError(f"{path}: atom {int(np.argmin(atoms.numbers))} is a dummy atom (X); remove it")
+    if wrong := wrong_elements(atoms.numbers) or wrong_coordinates(atoms.positions, atoms.cell.array):
+        raise StructureError(f"{path}: {wrong}")
     distances = np.linalg.norm(atoms.positions[:, None] - atoms.positions[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     if distances.min() < CLOSEST:

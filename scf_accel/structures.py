@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlip.data.frame import wrong_coordinates, wrong_elements
 from mlip.errors import DataError, StructureError
 
 if TYPE_CHECKING:
@@ -108,8 +109,12 @@ def read_smiles(path: str | Path) -> list[tuple[str, Chem.Mol]]:
 
     found: dict[str, Chem.Mol] = {}
     bad: list[str] = []
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); give one SMILES a line") from error
     with rdBase.BlockLogs():
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(text.splitlines(), start=1):
             words = line.split()
             if not words or words[0].startswith("#"):
                 continue
@@ -170,8 +175,10 @@ def read_structures(path: str | Path) -> list[Structure]:
     for index, atoms in enumerate(frames):
         if atoms.pbc.any():
             raise DataError(f"{path}: frame {index} is periodic; the labeller takes molecules (pbc all false)")
-        if not np.isfinite(atoms.positions).all() or len(atoms) == 0:
-            raise DataError(f"{path}: frame {index} has no atoms or positions that are not finite")
+        if len(atoms) == 0:
+            raise DataError(f"{path}: frame {index} has no atoms; remove it")
+        if wrong := wrong_elements(atoms.numbers) or wrong_coordinates(atoms.positions, atoms.cell.array):
+            raise DataError(f"{path}: frame {index}: {wrong}")
         charge, given = charge_and_spin(atoms, f"{path}: frame {index}")
         spin = lowest_spin(atoms.numbers, charge) if given is None else given
         name = str(atoms.info.get("molecule", f"{Path(path).name}#{index}"))

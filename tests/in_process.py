@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from subprocess import CompletedProcess
+from unittest.mock import patch
+
+import typer.main
+
+_parser = functools.cache(typer.main.get_command)  # typer makes a new one for every call, which takes longer than most commands
 
 
 def command(program: str, *arguments: object, cwd: Path | None = None) -> CompletedProcess[str]:
@@ -21,7 +27,7 @@ def command(program: str, *arguments: object, cwd: Path | None = None) -> Comple
     os.chdir(cwd or before)
     sys.argv = [program, *map(str, arguments)]
     try:
-        with redirect_stdout(out), redirect_stderr(err):
+        with patch.object(typer.main, "get_command", _parser), redirect_stdout(out), redirect_stderr(err):
             main()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)

@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 
 from mlip.data.consistency import Finding, PairSample, check_consistency
 from mlip.data.e0 import CompositionSums
-from mlip.data.frame import Frame
+from mlip.data.frame import FARTHEST, Frame, wrong_coordinates
 from mlip.data.geometry import DistanceSurvey
 from mlip.errors import DataError
 
@@ -133,7 +133,7 @@ class _Audit:
         self.atoms += len(frame)
         self.elements.update(np.asarray(frame.atomic_numbers).tolist())
         self.periodic += bool(np.any(frame.pbc))
-        if not (np.isfinite(frame.positions).all() and np.isfinite(frame.cell).all()):
+        if wrong_coordinates(frame.positions, frame.cell):
             self.not_finite += 1
             self.first_not_finite = self.first_not_finite or name
             for label in LABELS:
@@ -250,7 +250,7 @@ class _Audit:
         """Refuse structures that are none, and forces that are a placeholder everywhere."""
         if self.not_finite:
             report.refusals.append(
-                f"positions or cell: not finite in {self.not_finite} of {self.frames} frames "
+                f"positions or cell: not finite or beyond {FARTHEST:.0e} Angstrom in {self.not_finite} of {self.frames} frames "
                 f"(first: frame {self.first_not_finite}); correct or remove them"
             )
         if self.zero_forces and self.zero_forces == self.with_forces:

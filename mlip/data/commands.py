@@ -11,9 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mlip.data.audit import collect_audit
 from mlip.data.convert import convert_files
 from mlip.data.readers import open_frames
+from mlip.data.schema import ROOT_ATTRIBUTES
 from mlip.data.stats import data_statistics
 from mlip.data.units import LabelKeys, Units
 from mlip.errors import DataError
+
+MAX_CUTOFF = 20.0
+"""Of the neighbour statistics, Angstrom; no model has a longer one."""
 
 
 def _meaning(energy: str | None, forces: str | None, stress: str | None, units: str) -> tuple[LabelKeys, Units]:
@@ -37,6 +41,10 @@ def convert_command(
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise DataError(f"--attr '{text}' is not NAME=VALUE, e.g. --attr licence=CC-BY-4.0")
+        if name in attrs:
+            raise DataError(f"--attr {name} is given twice; keep one")
+        if name in ROOT_ATTRIBUTES:
+            raise DataError(f"--attr {name} is fixed by the format to {ROOT_ATTRIBUTES[name]!r}; leave it away")
         attrs[name] = value
     columns = (TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeElapsedColumn())
     with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
@@ -63,7 +71,12 @@ def stats_command(
     file: Path, cutoff: float, keys: tuple[str | None, str | None, str | None] = (None, None, None), units: str = ""
 ) -> None:
     """Print the statistics of a file."""
-    Console(highlight=False).print(data_statistics(open_frames(file, *_meaning(*keys, units)), cutoff))
+    if not 0 < cutoff <= MAX_CUTOFF:
+        raise DataError(f"--cutoff {cutoff:g}: give a distance up to {MAX_CUTOFF:g} Angstrom")
+    frames = open_frames(file, *_meaning(*keys, units))
+    if not len(frames):
+        raise DataError(f"{file}: no frames in it")
+    Console(highlight=False).print(data_statistics(frames, cutoff))
 
 
 def audit_command(

@@ -115,6 +115,8 @@ def _counted(
         if progress is not None and summary.frames % 50 == 0:
             progress(summary.frames)
         yield frame
+    if not summary.frames:
+        raise DataError("the input has no frames; there is nothing to convert")
     if progress is not None:
         progress(summary.frames)
 

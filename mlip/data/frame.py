@@ -8,6 +8,10 @@ from typing import Any, overload
 
 import numpy as np
 
+MAX_ELEMENT = 118
+FARTHEST = 1e6
+"""Angstrom. No coordinate and no cell of a structure is larger; a file that says so is broken, or in another unit."""
+
 
 @dataclass
 class Frame:
@@ -106,6 +110,20 @@ class FrameChain(FrameSequence):
     def _at(self, place: int) -> Frame:
         part = int(np.searchsorted(self.starts, place, side="right")) - 1
         return self.parts[part][place - int(self.starts[part])]
+
+
+def wrong_elements(numbers: np.ndarray) -> str | None:
+    """What is wrong with atomic numbers, for an error line; ``None`` where nothing is."""
+    wrong = numbers[(numbers < 1) | (numbers > MAX_ELEMENT)]
+    return f"{wrong[0]} is no atomic number (1 to {MAX_ELEMENT}); correct or remove the frame" if len(wrong) else None
+
+
+def wrong_coordinates(positions: np.ndarray, cell: np.ndarray) -> str | None:
+    """What is wrong with positions or a cell, Angstrom, for an error line; ``None`` where nothing is."""
+    for name, values in (("positions", positions), ("cell", cell)):
+        if not (np.abs(values) <= FARTHEST).all():  # false for NaN too
+            return f"{name} with numbers that are not finite or beyond {FARTHEST:.0e} Angstrom; correct or remove the frame"
+    return None
 
 
 def count_atoms(frames: Sequence[Frame]) -> np.ndarray:

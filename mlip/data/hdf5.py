@@ -10,8 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mlip.data.frame import Frame, FrameSequence
-from mlip.data.schema import FORMAT, FORMAT_VERSION, REQUIRED, SCHEMA, decode_attribute, is_missing
+from mlip.data.frame import Frame, FrameSequence, wrong_elements
+from mlip.data.schema import FORMAT, FORMAT_VERSION, REQUIRED, ROOT_ATTRIBUTES, SCHEMA, decode_attribute, holds, is_missing
 from mlip.data.writer import FrameWriter, write_frames
 from mlip.errors import DataError
 
@@ -55,11 +55,15 @@ class HDF5Frames(FrameSequence):
             raise DataError(
                 f"{self.path}: format version {version}, this mlip reads up to {FORMAT_VERSION}; upgrade mlip"
             )
+        for name in ("length_unit", "energy_unit", "stress_convention"):
+            found, known = self.attrs.get(name, ROOT_ATTRIBUTES[name]), ROOT_ATTRIBUTES[name]
+            if found != known:
+                raise DataError(f"{self.path}: {name} is {found!r}, only {known!r} is allowed; convert the numbers and say so")
         absent = [name for name in REQUIRED if name not in file]
         if absent:
             raise DataError(f"{self.path}: the dataset {', '.join(absent)} is missing; write the file again")
-        self._atom_ptr = file["atom_ptr"][:].astype(np.int64)
-        self._density_ptr = file["density_ptr"][:].astype(np.int64) if "density_ptr" in file else None
+        self._atom_ptr = _pointer(file, "atom_ptr")
+        self._density_ptr = _pointer(file, "density_ptr") if "density_ptr" in file else None
         rows = {
             "frame": len(self._atom_ptr) - 1,
             "pointer": len(self._atom_ptr),
@@ -71,6 +75,8 @@ class HDF5Frames(FrameSequence):
             if not isinstance(dataset, h5py.Dataset) or dataset.shape != (rows[kind], *shape):
                 found = getattr(dataset, "shape", "a group")
                 raise DataError(f"{self.path}: dataset {name} is {found}, {(rows[kind], *shape)} expected")
+            if not holds(name, dataset.dtype):
+                raise DataError(f"{self.path}: dataset {name} holds {dataset.dtype}, which cannot stand there; write it again")
         for pointer in (self._atom_ptr, self._density_ptr):
             if pointer is not None and (pointer[0] != 0 or np.any(np.diff(pointer) < 0)):
                 raise DataError(f"{self.path}: the offsets do not start at 0 or decrease; write the file again")
@@ -133,6 +139,8 @@ class HDF5Frames(FrameSequence):
             kind = SCHEMA.get(name, ("frame", ()))[0]
             if kind in bounds:
                 rows[name] = _read_rows(dataset, *bounds[kind])
+        if wrong := wrong_elements(rows["atomic_numbers"]):
+            raise DataError(f"{self.path}: frames {start} to {stop - 1}: {wrong}")
         return [self._frame(rows, index, start) for index in range(start, stop)]
 
     def _frame(self, rows: Mapping[str, np.ndarray], index: int, start: int) -> Frame:
@@ -159,6 +167,14 @@ class HDF5Frames(FrameSequence):
             part = slice(*(self._density_ptr[index : index + 2] - self._density_ptr[start]))
             frame.density_coefficients = _label(rows["density_coefficients"][part])
         return frame
+
+
+def _pointer(file: h5py.File, name: str) -> np.ndarray:
+    """Offsets ``[N+1]``."""
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or not len(dataset) or not holds(name, dataset.dtype):
+        raise DataError(f"{file.filename}: {name} is no list of whole numbers with at least one entry; write the file again")
+    return dataset[:].astype(np.int64)
 
 
 def _read_rows(dataset: h5py.Dataset, start: int, stop: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from mlip.data.frame import Frame
+from mlip.data.frame import Frame, wrong_elements
 from mlip.data.schema import SCHEMA
 from mlip.data.units import LabelKeys, Units
 from mlip.errors import DataError
@@ -74,6 +74,8 @@ class AtomsReader:
         )
         if len(frame) == 0:
             raise DataError(f"{where}: no atoms; remove the frame")
+        if wrong := wrong_elements(frame.atomic_numbers):
+            raise DataError(f"{where}: {wrong}")
         if energy is not None:
             frame.energy = float(_numbers(energy, (), where, "energy")) * self.units.energy_factor
         if forces is not None:
@@ -174,8 +176,8 @@ def _numbers(value: Any, shape: tuple[int, ...] | None, where: str, name: str) -
 
 def _integer(value: Any, where: str, name: str) -> int:
     number = _numbers(value, (), where, name)
-    if not np.isfinite(number) or abs(number - round(float(number))) > 1e-6:
-        raise DataError(f"{where}: {name} is {value}; a whole number is expected")
+    if not abs(number) < 1e6 or abs(number - round(float(number))) > 1e-6:
+        raise DataError(f"{where}: {name} is {value}; a whole number below a million is expected")
     return round(float(number))
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 from vesin import NeighborList
 
+from mlip.data.frame import wrong_coordinates
 from mlip.errors import StructureError
+from mlip.memory import available_memory
+
+_PAIR_BYTES = 80  # of vesin's arrays and of ours
+_FEW_PAIRS = 10_000_000
+_VESIN_CELLS = 100_000
 
 
 def neighbor_list(
@@ -27,27 +33,56 @@ def neighbor_list(
         ``edge_index`` ``[2, E]`` int64 (row 0 sender, row 1 receiver) and ``shifts`` ``[E, 3]`` int64.
 
     Raises:
-        StructureError: positions or cell are not finite, or a periodic direction has no proper lattice vector.
+        StructureError: positions or cell are not finite or absurdly large, a periodic direction has no proper lattice vector,
+            or the pairs do not fit into memory.
     """
     positions = np.ascontiguousarray(positions, dtype=np.float64).reshape(-1, 3)
     pbc = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
-    if not np.isfinite(positions).all():
-        bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-        raise StructureError(f"positions of {len(bad)} atoms are not finite (first: {bad[0]}); correct the structure")
-    box = _complete_cell(np.asarray(cell, dtype=np.float64), pbc)
+    cell = np.asarray(cell, dtype=np.float64)
+    if wrong := wrong_coordinates(positions, cell):
+        raise StructureError(wrong)
+    box = _complete_cell(cell, pbc)
     if len(positions) == 0 or (len(positions) == 1 and not pbc.any()):
         return np.zeros((2, 0), dtype=np.int64), np.zeros((0, 3), dtype=np.int64)
     positions = _close_gaps(positions, box, pbc, cutoff)
+    _check_size(positions, box, pbc, cutoff)
     calculator = NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=num_threads)
     pairs, shifts = calculator.compute(positions, box, pbc, "PS", copy=False)
     edge_index = np.ascontiguousarray(pairs[:, ::-1].T).astype(np.int64)  # vesin: (i, j), D = r_j - r_i + S @ box
     return edge_index, shifts.astype(np.int64)
 
 
+def _check_size(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff: float) -> None:
+    """Refuse what vesin does not survive: more pairs than memory holds, and boxes so long and thin that it divides by zero."""
+    inverse = np.linalg.inv(box)
+    along = positions @ inverse  # fractions of the periodic vectors, Angstrom along the open directions
+    width = 1.0 / np.linalg.norm(inverse, axis=0)
+    pairs = len(positions) ** 2 * float(np.prod(np.maximum(1.0, 2.0 * cutoff / width[pbc])))
+    if pairs > _FEW_PAIRS:  # if all were neighbours of all: count again by boxes as wide as the cutoff
+        along[:, pbc] %= 1.0
+        bins = np.floor(along * width / cutoff).astype(np.int64) @ [1, 2**20, 2**40]
+        counts = np.unique(bins, return_counts=True)[1]
+        pairs *= float(counts @ counts) / len(positions) ** 2
+        free = available_memory()
+        if free is not None and pairs * _PAIR_BYTES > free:
+            raise StructureError(
+                f"{pairs:.0e} pairs of atoms within {cutoff:g} Angstrom need {pairs * _PAIR_BYTES / 1e9:.0f} GB, and "
+                f"{free / 1e9:.0f} GB are free; is the cell too small, do atoms lie on top of each other? correct it, or its units"
+            )
+    extent = np.where(pbc, width, np.ptp(along, axis=0))
+    x, y, z = np.maximum(1.0, np.floor(extent / cutoff))
+    if x * y * z > _VESIN_CELLS:  # vesin makes fewer, larger cells in the same proportions
+        few_z = np.floor(np.cbrt(_VESIN_CELLS / (x / y * (y / z) ** 2)))
+        few_y = np.floor(y / z * few_z)
+        if min(few_z, few_y, np.floor(x / y * few_y)) < 1:
+            sides = " x ".join(f"{side:.3g}" for side in extent)
+            raise StructureError(
+                f"the cell, {sides} Angstrom, is too long in one direction for the others; correct it, or set pbc to false there"
+            )
+
+
 def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """``cell`` with the rows of open directions replaced by unit vectors orthogonal to the periodic ones."""
-    if not np.isfinite(cell).all():
-        raise StructureError("the cell is not finite; correct the structure")
     periodic = cell[pbc]
     if len(periodic) and np.linalg.svd(periodic, compute_uv=False)[-1] < 1e-3:
         raise StructureError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mlip.data.hdf5 import HDF5Frames
 from mlip.data.labels import AtomsReader
 from mlip.data.units import LabelKeys, Units
 from mlip.errors import DataError
+from mlip.memory import available_memory
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def open_frames(path: str | Path, keys: LabelKeys | None = None, units: Units | 
     kind = _check(path, keys, units)
     if kind == "hdf5":
         return HDF5Frames(path)
-    available = _available_memory()
+    available = available_memory()
     if available is not None and path.stat().st_size > available:
         sizes = f"{path.stat().st_size / 1e9:.1f} GB of text, {available / 1e9:.1f} GB of memory left"
         command = f"mlip data convert {path} {path.with_suffix('.h5').name}"
@@ -196,19 +198,20 @@ def _iter_extxyz(path: Path) -> Iterator[Atoms]:
                 raise DataError(
                     f"{path}: frame {number} is truncated: {complete} of {count} atoms; copy the file again or cut it"
                 )
+            _check_columns(lines, f"{path}: frame {number}")
             yield next(iter(read_xyz(io.StringIO(header + "".join(lines)), 0)))
             number += 1
 
 
-def _available_memory() -> int | None:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+def _check_columns(lines: Sequence[str], where: str) -> None:
+    """Refuse ``Properties`` of more columns than the atoms have: ASE would make room for any number of them."""
+    named = re.search(r'Properties="?([^"\s]+)', lines[0]) if len(lines) > 1 else None
+    if named is None:
+        return
+    widths = named.group(1).split(":")[2::3]
+    columns, found = sum(int(width) for width in widths if width.isdecimal()), len(lines[1].split())
+    if columns > found:
+        raise DataError(f"{where}: Properties names {columns} columns, the first atom has {found}; write the file again")
 
 
 def to_atoms(frame: Frame) -> Atoms:

@@ -46,6 +46,16 @@ REQUIRED = ("atomic_numbers", "positions", "atom_ptr")
 MISSING_INT = np.iinfo(np.int64).min
 
 
+_KINDS: dict[str, str] = {  # NumPy's dtype.kind; the default: numbers
+    "atomic_numbers": "iu", "charge": "iu", "spin": "iu", "atom_ptr": "iu", "density_ptr": "iu", "pbc": "biu", "id": "OSU",
+}  # fmt: skip
+
+
+def holds(name: str, dtype: np.dtype) -> bool:
+    """Whether values of ``dtype`` can stand in the dataset ``name``; an extra may be numbers or text."""
+    return dtype.kind in _KINDS.get(name, "fiu" if name in SCHEMA else "fiubOSU")
+
+
 def is_missing(value: Any) -> bool:
     """Whether a stored extra stands for "this frame has none"."""
     if isinstance(value, str):

@@ -138,6 +138,8 @@ class Units(BaseModel):
                     f"units: '{part}' is not NAME=UNIT with NAME one of {', '.join(cls.model_fields)}, "
                     "e.g. energy=Hartree,length=Bohr"
                 )
+            if name.strip() in fields:
+                raise DataError(f"units: {name.strip()} is given twice in '{text}'; keep one")
             fields[name.strip()] = value.strip()
         try:
             return cls.model_validate(fields)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,13 +12,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mlip.data.frame import Frame
+from mlip.data.frame import Frame, wrong_coordinates, wrong_elements
 from mlip.data.schema import MISSING_INT, ROOT_ATTRIBUTES, SCHEMA, encode_attribute
 from mlip.errors import DataError
 from mlip.files import atomic_path
 
 _BLOCK_FRAMES = 512
 _BLOCK_VALUES = 1_000_000  # flush after this many buffered numbers (8 MB)
+ROOM = 2**20
+"""Bytes that are free beside what is to be written: attributes, indices."""
 _TEXT = h5py.string_dtype()
 
 
@@ -38,6 +43,7 @@ def write_frames(
 
     Raises:
         DataError: a frame is inconsistent, or an id is not unique.
+        OSError: the disk is full.
     """
     options: dict[str, Any] = {"float32": float32, "compression": compression}
     with atomic_path(path) as temporary, FrameWriter(temporary, attrs, **options) as writer:
@@ -66,6 +72,8 @@ class FrameWriter:
         self._ids: set[str] = set()
         self._buffer: list[Frame] = []
         self._buffered = 0
+        self.path = Path(path)
+        self._check_room()
         self._file = h5py.File(path, "w")
         for name, value in {**(attrs or {}), **ROOT_ATTRIBUTES}.items():
             self._file.attrs[name] = encode_attribute(value)
@@ -81,6 +89,19 @@ class FrameWriter:
         if exc[0] is None:
             self.flush()
         self._file.close()
+
+    def _check_room(self) -> None:
+        """Raise OSError while HDF5 has written nothing of the buffer: after a write that failed it cannot even close its file.
+
+        The room is reserved for a moment in a file beside it, which also meets quotas and limits of the process.
+        """
+        size = self.path.stat().st_size if self.path.exists() else 0
+        with tempfile.TemporaryFile(dir=self.path.parent) as probe:
+            try:
+                os.posix_fallocate(probe.fileno(), size, 16 * self._buffered + ROOM)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot reserve
+                    raise OSError(error.errno, error.strerror, str(self.path.parent)) from error
 
     def _create(self, name: str, dtype: Any = None) -> None:
         kind, shape = SCHEMA.get(name, ("frame", ()))
@@ -120,6 +141,7 @@ class FrameWriter:
         frames = self._buffer
         if not frames:
             return
+        self._check_room()
         first = self.count - len(frames)
         counts = np.array([len(frame) for frame in frames], dtype=np.int64)
         sizes = np.array([0 if f.density_coefficients is None else len(f.density_coefficients) for f in frames])
@@ -185,8 +207,11 @@ def _check_frame(frame: Frame, number: int) -> None:
     for name, (found, expected) in shapes.items():
         if found != expected:
             raise DataError(f"frame {number} '{frame.id}': {name} has shape {found}, {expected} expected")
-    if not np.isfinite(frame.positions).all():
-        raise DataError(f"frame {number} '{frame.id}': positions are not finite; correct or remove the frame")
+    if any("\0" in text for text in (frame.id, *frame.extras.values()) if isinstance(text, str)):
+        raise DataError(f"frame {number}: a text of it has a NUL character, which HDF5 cannot hold; remove it")
+    wrong = wrong_elements(frame.atomic_numbers) or wrong_coordinates(frame.positions, frame.cell)
+    if wrong:
+        raise DataError(f"frame {number} '{frame.id}': {wrong}")
 
 
 def _kind_of(value: Any, name: str) -> int:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mlip.data.frame import wrong_coordinates, wrong_elements
 from mlip.dynamics.md import MDSettings, MDSummary, run_md
 from mlip.dynamics.output import FrameWriter, check_frame_suffix, refuse_existing, snapshot
 from mlip.dynamics.relax import RelaxResult, relax
@@ -24,7 +25,7 @@ def read_structures(path: Path) -> list[Atoms]:
     """All frames of a file that ASE can read.
 
     Raises:
-        StructureError: no such file, not a format of ASE's, or no frame in it.
+        StructureError: no such file, not a format of ASE's, no frame in it, or one with impossible elements or positions.
     """
     if not path.is_file():
         raise StructureError(f"{path} does not exist; give a file with structures")
@@ -35,6 +36,9 @@ def read_structures(path: Path) -> list[Atoms]:
         raise StructureError(f"{path} cannot be read by ASE ({why}); give xyz, cif, ...") from error
     if not frames:
         raise StructureError(f"{path} has no structure in it")
+    for number, atoms in enumerate(frames):
+        if wrong := wrong_elements(atoms.numbers) or wrong_coordinates(atoms.positions, atoms.cell.array):
+            raise StructureError(f"{path}: frame {number}: {wrong}")
     return list(frames)
 
 
@@ -54,7 +58,7 @@ def relax_file(
     ``files``: ``out`` (default beside ``path``), ``trajectory`` and ``log`` (single frame only). ``settings``: of
     :func:`mlip.dynamics.relax`.
     """
-    console = console or Console()
+    console = console or Console(markup=False)
     frames = read_structures(path)
     out = files.get("out") or path.with_name(f"{path.stem}-relaxed.extxyz")
     extra: dict[str, Any] = {key: files[key] for key in ("trajectory", "log") if files.get(key)}
@@ -106,7 +110,7 @@ def md_file(
     console: Console | None = None,
 ) -> MDSummary:
     """Run MD from one frame of ``path`` with a progress bar and print a summary."""
-    console = console or Console()
+    console = console or Console(markup=False)
     frames = read_structures(path)
     if not -len(frames) <= index < len(frames):
         raise ConfigError(f"{path} has {len(frames)} frames; --index {index} is not one of them")
@@ -140,7 +144,7 @@ def _load(model: str, device: str, dtype: str | None, uncertainty: bool = False)
 def _progress(console: Console) -> Progress:
     """A bar with a note, the share done, time spent and time left."""
     times = (TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    texts = (TextColumn("{task.description}"), TextColumn("{task.fields[note]}"))
+    texts = (TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}"))
     return Progress(texts[0], BarColumn(), *times, texts[1], console=console, refresh_per_second=4)
 
 

@@ -27,6 +27,7 @@ from mlip.dynamics.output import (
     FrameWriter,
     SimulationError,
     check_frame_suffix,
+    fitting,
     read_csv,
     read_state,
     refuse_existing,
@@ -162,6 +163,8 @@ def run_md(
     files = _Files.of(Path(out))
     if len(atoms) == 0:
         raise StructureError("the structure has no atoms; give at least one")
+    if not (atoms.get_masses() > 0).all():
+        raise StructureError("a mass is zero, negative or not a number; correct the masses of the structure")
     if settings.ensemble == "npt" and not atoms.pbc.all():
         raise StructureError(f"npt needs a cell that is periodic in three directions; found pbc = {atoms.pbc.tolist()}")
     if resume and not files.state.exists():
@@ -206,20 +209,15 @@ class _Run:
         self.with_stress = bool(atoms.pbc.all()) and "stress" in calculator.implemented_properties
         self.rng = np.random.default_rng(settings.seed)
         self.identity = _identity(atoms, calculator, settings)
-        self.step, self.wall_before, self.resumed_from = 0, 0.0, None
+        self.step, self.wall_before = 0, 0.0
+        self.resumed_from: int | None = None
         self.stopped: float | None = None
         arrays: dict[str, np.ndarray] = {}
         meta: dict[str, Any] = {}
         if resume:
             arrays, meta = read_state(files.state)
-            _check_identity(self.identity, meta["identity"], files.state)
-            atoms.set_cell(arrays["cell"])
-            atoms.set_positions(arrays["positions"], apply_constraint=False)
-            atoms.set_momenta(arrays["momenta"], apply_constraint=False)
-            _restore_rng(self.rng, meta["rng"])
-            self.step = self.resumed_from = int(meta["step"])
-            self.wall_before = float(meta["wall"])
-            self.freedom = int(meta["freedom"])
+            with fitting(files.state):
+                self._take_up(arrays, meta)
         else:
             self.freedom = degrees_of_freedom(settings.integrator, atoms)
             if self.freedom < 1:
@@ -239,7 +237,8 @@ class _Run:
             rng=self.rng,
         )
         if resume:
-            restore_integrator(self.dynamics, arrays)
+            with fitting(files.state):
+                restore_integrator(self.dynamics, arrays)
         if settings.stop_above is not None:
             self._largest_std()  # before any output, should there be none
         self.started, self.first_step = time.perf_counter(), self.step
@@ -248,11 +247,23 @@ class _Run:
         self.nothing_written = self.frames_mark is None
         if not resume:
             self._write_state()  # before any output: whenever the run is killed there is a state to go on from
-        self.frames = FrameWriter(files.trajectory, self.frames_mark)
         columns = ["step", "time_ps", "epot_eV", "ekin_eV", "etot_eV", "conserved_eV", "temperature_K"]
         columns += ["pressure_GPa", "volume_A3"] if self.with_stress else []
         columns += ["forces_std_max_eV_A"] if settings.stop_above is not None else []
-        self.log = CsvLog(files.log, [*columns, "wall_s"], self.log_mark)
+        with fitting(files.state):
+            self.frames = FrameWriter(files.trajectory, self.frames_mark)
+            self.log = CsvLog(files.log, [*columns, "wall_s"], self.log_mark)
+
+    def _take_up(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        """Put structure, random numbers and counts back as they were."""
+        _check_identity(self.identity, meta["identity"], self.files.state)
+        self.atoms.set_cell(arrays["cell"])
+        self.atoms.set_positions(arrays["positions"], apply_constraint=False)
+        self.atoms.set_momenta(arrays["momenta"], apply_constraint=False)
+        _restore_rng(self.rng, meta["rng"])
+        self.step = self.resumed_from = int(meta["step"])
+        self.wall_before = float(meta["wall"])
+        self.freedom = int(meta["freedom"])
 
     def go(self, report: Callable[[int, float, float], None] | None) -> None:
         """Step until the end; write what is due."""

@@ -6,7 +6,8 @@ All can be cut back to where the state was written, and continued.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -116,6 +117,10 @@ class CsvLog:
     def __init__(self, path: Path, columns: Sequence[str], resume: int | None = None) -> None:
         self.path = path
         self.columns = list(columns)
+        if resume is not None and path.is_file():
+            with path.open(encoding="utf-8", errors="replace") as file:
+                if file.readline(1000).rstrip("\n").split(",") != self.columns:
+                    raise SimulationError(f"{path} is not the table of this run; it was changed")
         self._file = _open_text(path, resume)
         if resume is None:
             self._line(self.columns)
@@ -142,10 +147,13 @@ class CsvLog:
 
 def read_csv(path: Path) -> dict[str, np.ndarray]:
     """The numeric columns of a :class:`CsvLog`; empty cells are NaN."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = [line.split(",") for line in lines[1:]]
-    columns = lines[0].split(",")
-    return {c: np.array([float(row[k]) if row[k] else np.nan for row in rows]) for k, c in enumerate(columns)}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [line.split(",") for line in lines[1:]]
+        columns = lines[0].split(",")
+        return {c: np.array([float(row[k]) if row[k] else np.nan for row in rows]) for k, c in enumerate(columns)}
+    except (ValueError, IndexError) as error:
+        raise SimulationError(f"{path} is not a table of numbers ({error}); it was changed") from error
 
 
 def write_state(path: Path, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
@@ -168,13 +176,23 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if meta["format"] != _STATE_FORMAT:
             raise ValueError(f"format {meta['format']}, this version reads {_STATE_FORMAT}")
     except Exception as error:
-        raise SimulationError(f"{path} is not a state to resume from ({error}); start anew with --overwrite") from error
+        why = str(error).partition(". ")[0]  # what NumPy says next is how to run a stranger's code
+        raise SimulationError(f"{path} is not a state to resume from ({why}); start anew with --overwrite") from error
     return arrays, meta
 
 
 def _first_line(path: Path) -> str:
     with path.open(encoding="utf-8") as file:
         return file.readline().strip()
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Within, the content of the state ``path`` is put in place; :class:`SimulationError` where it does not fit."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise SimulationError(f"{path} does not fit this run ({error!r}); start anew with --overwrite") from error
 
 
 def _open_text(path: Path, size: int | None) -> IO[str]:
@@ -197,6 +215,8 @@ def _cut_trajectory(path: Path, frames: int) -> None:
     try:
         with TrajectoryReader(str(path)) as reader:
             found = len(reader)
+            if frames:
+                reader[min(found, frames) - 1]  # to see that it is there
             if found == frames:
                 return
             if found > frames:
@@ -204,6 +224,6 @@ def _cut_trajectory(path: Path, frames: int) -> None:
                     for k in range(frames):
                         writer.write(reader[k])
                 return
-    except OSError as error:
-        raise SimulationError(f"{path} cannot be continued: {error}") from error
+    except (OSError, ValueError, EOFError, KeyError, IndexError) as error:
+        raise SimulationError(f"{path} cannot be continued: {error}; start anew with --overwrite") from error
     raise SimulationError(f"{path} has {found} frames but the state to resume from knows of {frames}; it was changed")

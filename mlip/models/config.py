@@ -16,8 +16,8 @@ class RadialConfig(BaseModel):
         "bessel", description="sine-Bessel, B-splines, or MLP over Bessel; bessel won the ablation (benchmarks/results)"
     )
     num_basis: int = Field(8, ge=5, le=64, description="functions over [0, cutoff]")
-    mlp_hidden: int = Field(64, ge=1, description="hidden width (kind mlp only)")
-    mlp_features: int = Field(16, ge=1, description="outputs that serve as the basis (kind mlp only)")
+    mlp_hidden: int = Field(64, ge=1, le=4096, description="hidden width (kind mlp only)")
+    mlp_features: int = Field(16, ge=1, le=1024, description="outputs that serve as the basis (kind mlp only)")
 
 
 class GridConfig(BaseModel):
@@ -29,7 +29,7 @@ class GridConfig(BaseModel):
     activation: Literal["silu", "product"] = Field(
         "product", description="silu: a network at each grid point, equivariant up to aliasing; product: exact"
     )
-    hidden: int | None = Field(None, ge=1, description="channels on the grid; default: the model's channels")
+    hidden: int | None = Field(None, ge=1, le=4096, description="channels on the grid; default: the model's channels")
     oversampling: float = Field(1.0, ge=1.0, le=8.0, description="grid points per direction over the exact-product grid")
 
 
@@ -118,7 +118,7 @@ class ModelConfig(BaseModel):
         description="paths (l1, l2, l3) of every layer's tensor product (the density head's own comes last), as pruning leaves "
         "them; None: all",
     )
-    readout_hidden: int = Field(32, ge=1, description="hidden width of the energy readout")
+    readout_hidden: int = Field(32, ge=1, le=4096, description="hidden width of the energy readout")
     zbl: bool = Field(False, description="add the Ziegler-Biersack-Littmark screened nuclear repulsion")
 
     @model_validator(mode="after")

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from mlip.clitools import printable
 from mlip.configfile import load_config
-from mlip.errors import UserError
+from mlip.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
     from mlip.models import Potential
@@ -29,7 +30,7 @@ def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dr
     from mlip.training.run import train
     from mlip.training.runfolder import RunFolder
 
-    console = Console()
+    console = Console(markup=dry_run)  # the audit's tables are markup; names of files are not
     if dry_run:
         from mlip.training.dryrun import dry_run as show
 
@@ -74,7 +75,7 @@ def eval_command(
     reports, counts = {data.stem: outcome.errors.report()}, {data.stem: len(frames)}
     if not reports[data.stem]:
         raise UserError(f"{data}: {_nothing_to_compare(model)}")
-    console = Console()
+    console = Console(markup=False)
     say_results(console, reports, counts)
     if out is not None:
         write_results(out, reports, counts, {"model": str(find_model(model_name)), "data": str(data)})
@@ -94,12 +95,21 @@ def _nothing_to_compare(model: Potential) -> str:
 
 def info_command(model_name: str) -> None:
     """Print a checkpoint's header."""
-    from ase.data import chemical_symbols
-
     from mlip.checkpoint import find_model, read_header
-    from mlip.models import DensityReference
 
     header = read_header(model_name)
+    try:
+        _print_header(model_name, header)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{find_model(model_name)}: its mlip header is damaged ({error!r}); get the file again") from error
+
+
+def _print_header(model_name: str, header: dict[str, Any]) -> None:
+    from ase.data import chemical_symbols
+
+    from mlip.checkpoint import find_model
+    from mlip.models import DensityReference
+
     metadata = dict(header.pop("metadata", None) or {})
     errors, frames = metadata.pop("errors", None), metadata.pop("frames", {})
     density = header.pop("density", None)
@@ -116,8 +126,8 @@ def info_command(model_name: str) -> None:
     table.add_column("value", overflow="fold")
     for key, value in {**header, **metadata}.items():
         for name, leaf in _leaves(key, value):
-            table.add_row(name, f"{leaf:.6g}" if isinstance(leaf, float) else str(leaf))
-    console = Console()
+            table.add_row(printable(name), f"{leaf:.6g}" if isinstance(leaf, float) else printable(str(leaf)))
+    console = Console(markup=False)
     console.print(table)
     if errors:
         from mlip.training.report import say_results

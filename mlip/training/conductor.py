@@ -26,7 +26,7 @@ from mlip.training.losses import TERMS
 from mlip.training.metrics import ErrorSums
 from mlip.training.module import PotentialModule
 from mlip.training.schedule import Budget, learning_rate
-from mlip.training.state import Progress, read_checkpoint, restore, save_checkpoint
+from mlip.training.state import Progress, fitting, read_checkpoint, restore, save_checkpoint
 
 SAVE_EVERY = 120.0
 """Seconds between checkpoints within an epoch."""
@@ -86,11 +86,12 @@ class Conductor(Callback):
         module = _module(pl_module)
         self.average = WeightAverage(module.model, self.options.ema_decay)
         if self.checkpoint.exists():
-            content = read_checkpoint(self.checkpoint)
-            self.progress, self.best = restore(content, module.model, trainer.optimizers[0], self.average)
-            if self.gating is not None:
-                self.gating.load_state_dict(content["gate"])
-            module.errors.sums = content["epoch_errors"][trainer.global_rank].clone()
+            with fitting(self.checkpoint):
+                content = read_checkpoint(self.checkpoint)
+                self.progress, self.best = restore(content, module.model, trainer.optimizers[0], self.average)
+                if self.gating is not None:
+                    self.gating.load_state_dict(content["gate"])
+                module.errors.sums = content["epoch_errors"][trainer.global_rank].clone()
             self.budget.resume(self.progress.elapsed)
             self._last_validation = self.progress.elapsed
         self.measure(trainer, module)

@@ -53,7 +53,7 @@ def dry_run(config: RunConfig, console: Console) -> float:
         torch.set_num_threads(config.training.threads)
     data = prepare(config)
     for name, report in data.audits.items():
-        console.print(f"[bold]{name}[/bold]")
+        console.print(name, style="bold", markup=False)
         console.print(report)
     model = new_model(config, data)
     describe_data(console, data, model)

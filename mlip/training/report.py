@@ -67,7 +67,7 @@ def describe_data(
         highlight=False,
     )
     if folder is not None:
-        console.print(f"{'resuming' if resumed else 'writing to'} {folder.path}", highlight=False)
+        console.print(f"{'resuming' if resumed else 'writing to'} {folder.path}", highlight=False, markup=False)
 
 
 def parameter_table(model: nn.Module) -> Table:

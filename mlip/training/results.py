@@ -84,7 +84,7 @@ def number(value: float, digits: int = 4) -> str:
 def write_results(folder: Path, reports: dict[str, Report], frames: dict[str, int], about: dict[str, Any]) -> None:
     """``results.txt`` (the table) and ``results.json`` (``{errors: {set: ...}, frames, units, ...about}``)."""
     text = io.StringIO()
-    Console(file=text, width=60 + 24 * len(reports), no_color=True).print(results_table(reports, frames))
+    Console(file=text, width=60 + 24 * len(reports), no_color=True, markup=False).print(results_table(reports, frames))
     lines = [f"{key}: {value}" for key, value in about.items() if not isinstance(value, dict)]
     atomic_write_text(folder / "results.txt", text.getvalue() + "\n" + "\n".join(lines) + "\n")
     units = {quantity: unit_of(quantity) for report in reports.values() for quantity in report}

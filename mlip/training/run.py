@@ -35,7 +35,7 @@ from mlip.training.progress import LiveProgress
 from mlip.training.report import describe_data, finish
 from mlip.training.runfolder import RunFolder
 from mlip.training.schedule import Budget
-from mlip.training.state import progress_of, read_checkpoint
+from mlip.training.state import fitting, progress_of, read_checkpoint
 from mlip.training.uncertainty import FIT_FRAMES
 
 FEATURE_COST = 0.3
@@ -94,7 +94,7 @@ def _as_begun(folder: RunFolder, data: Prepared, content: dict[str, Any]) -> Pre
     Raises:
         ConfigError: the training file has changed.
     """
-    if content["fingerprint"] != data.fingerprint:
+    if content.get("fingerprint") != data.fingerprint:
         raise ConfigError(
             f"data.train has changed since the run in {folder.path} began; use --restart, or --set run.dir=ANOTHER"
         )
@@ -109,9 +109,10 @@ def fit(
     graphs = training_graphs(config, data, model.cutoff)
     stream = BatchStream(graphs, training_batches(config, graphs), config.data.num_workers)
     if folder.checkpoint.exists():
-        place = read_checkpoint(folder.checkpoint)["progress"]
-        stream.start = (place["epoch"], place["batch"])
-        if place["finished"]:
+        with fitting(folder.checkpoint):
+            place = progress_of(read_checkpoint(folder.checkpoint))
+        stream.start = (place.epoch, place.batch)
+        if place.finished:
             return _finished(config, budget, folder, model)
     model.uncertainty = None  # should it have one, it belongs to the weights of now; the finished ones get theirs
     extra: dict[str, Any] = {"fingerprint": data.fingerprint, "density": data.density.to_dict() if data.density else None}
@@ -142,6 +143,8 @@ def _finished(config: RunConfig, budget: Budget, folder: RunFolder, model: Poten
     """A run that had been trained to the end but was stopped before its results were written."""
     content = read_checkpoint(folder.checkpoint)
     conductor = Conductor(config, lambda _: evaluate(model, [], model.elements), budget, folder.checkpoint)
+    with fitting(folder.checkpoint):
+        model.load_state_dict(content["best"])
     conductor.progress, conductor.best = progress_of(content), content["best"]
     return conductor
 

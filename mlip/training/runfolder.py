@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from mlip.config import RunConfig
+from mlip.configfile import read_yaml
 from mlip.errors import ConfigError
 from mlip.files import atomic_write_text
 
@@ -77,7 +78,7 @@ class RunFolder:
         written = self.path / "config.yaml"
         if not written.exists():
             raise ConfigError(f"run.dir: {self.path} holds parts of a run without its config.yaml; use {choice}")
-        old, new = flatten(yaml.safe_load(written.read_text(encoding="utf-8"))), flatten(plain_config(config))
+        old, new = flatten(_written_config(written, choice)), flatten(plain_config(config))
         if "model.density.projection" in old:
             old.setdefault("model.density.modes", False)  # runs from before there were modes
         ignored = ("run.", "data.num_workers", "data.cache_mb")
@@ -98,6 +99,17 @@ class RunFolder:
         writer.writeheader()
         writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
         atomic_write_text(self.path / "log.csv", text.getvalue())
+
+
+def _written_config(path: Path, choice: str) -> dict[str, Any]:
+    """The config that a run was begun with."""
+    try:
+        values = read_yaml(path)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: no config in it")
+    except ConfigError as error:
+        raise ConfigError(f"run.dir: the config of the run there is damaged ({error}); use {choice}") from error
+    return values
 
 
 def plain_config(config: RunConfig) -> dict[str, Any]:

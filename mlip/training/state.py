@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from mlip.files import atomic_path
 from mlip.training.ema import WeightAverage
 
 FORMAT_VERSION = 1
+_PARTS: dict[str, type] = {"model": dict, "optimizer": dict, "average": dict, "best": dict, "progress": dict, "random": Tensor}
 
 
 @dataclass
@@ -65,8 +69,10 @@ def save_checkpoint(
         "random": torch.get_rng_state(),
         **extra,
     }
+    buffer = io.BytesIO()  # of a full disk torch would say no more than "enforce fail"
+    torch.save(content, buffer)
     with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -79,12 +85,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
         version = int(content["format_version"])
     except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); start anew with --restart") from error
+        why = str(error).partition(". ")[0] or type(error).__name__  # what torch says next is how to run a stranger's code
+        raise CheckpointError(f"{path}: cannot be read ({why}); start anew with --restart") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: written by another version (format {version}, this one has {FORMAT_VERSION}); use --restart"
         )
+    wrong = [name for name, kind in _PARTS.items() if not isinstance(content.get(name), kind)]
+    if wrong:
+        raise CheckpointError(f"{path}: not a training checkpoint ({', '.join(wrong)}); start anew with --restart")
     return content
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Within, the content of the checkpoint ``path`` is put in place; :class:`CheckpointError` where it does not fit."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: does not fit this run ({why}); start anew with --restart") from error
 
 
 def progress_of(content: dict[str, Any]) -> Progress:

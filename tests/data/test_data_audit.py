@@ -211,7 +211,7 @@ def test_structures_that_are_not_finite_are_refused_by_frame(name):
         spoiled[1, 1] = np.nan if name == "positions" else np.inf
         return spoiled
 
-    with pytest.raises(DataError, match=r"positions or cell: not finite in 2 of 48 frames \(first: frame 3\)"):
+    with pytest.raises(DataError, match=r"not finite or beyond 1e\+06 Angstrom in 2 of 48 frames \(first: frame 3\)"):
         audit_frames(change(CRYSTALS, slice(3, 5), **{name: spoil}))
 
 
