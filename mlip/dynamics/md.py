@@ -37,6 +37,7 @@ from mlip.dynamics.output import (
 from mlip.errors import ConfigError, StructureError
 
 # What --resume may change: how long to go on, and when to give up.
+_STD_COLUMN = "forces_std_max_eV_A"
 _FREE_SETTINGS = ("steps", "max_temperature", "stop_above")
 
 
@@ -249,10 +250,10 @@ class _Run:
             self._write_state()  # before any output: whenever the run is killed there is a state to go on from
         columns = ["step", "time_ps", "epot_eV", "ekin_eV", "etot_eV", "conserved_eV", "temperature_K"]
         columns += ["pressure_GPa", "volume_A3"] if self.with_stress else []
-        columns += ["forces_std_max_eV_A"] if settings.stop_above is not None else []
+        columns += [_STD_COLUMN] if settings.stop_above is not None else []
         with fitting(files.state):
             self.frames = FrameWriter(files.trajectory, self.frames_mark)
-            self.log = CsvLog(files.log, [*columns, "wall_s"], self.log_mark)
+            self.log = CsvLog(files.log, [*columns, "wall_s"], self.log_mark, [_STD_COLUMN])
 
     def _take_up(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Put structure, random numbers and counts back as they were."""
@@ -360,7 +361,7 @@ class _Run:
             row["pressure_GPa"] = f"{-stress[:3].mean() / units.GPa:.5f}"
             row["volume_A3"] = f"{atoms.get_volume():.4f}"
         if self.settings.stop_above is not None:
-            row["forces_std_max_eV_A"] = f"{self._largest_std():.6f}"
+            row[_STD_COLUMN] = f"{self._largest_std():.6f}"
         return row
 
     def _write_state(self) -> None:
