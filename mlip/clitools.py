@@ -17,17 +17,20 @@ INTERRUPTED = "what was written stays; `mlip md` goes on with --resume, `mlip tr
 
 
 def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
-    """Write the current exception's trace to a log file; return its path, or ``None`` if no place can be written."""
-    name = f"{program}-error-{datetime.now():%Y%m%d-%H%M%S}.log"
+    """Write the current exception's trace to a new log file; return its path, or ``None`` if no place can be written."""
+    stem = f"{program}-error-{datetime.now():%Y%m%d-%H%M%S}"
+    names = [f"{stem}.log", *(f"{stem}-{count}.log" for count in range(2, 100))]  # of one second: another's log stays
     for place in (folder, Path.cwd(), Path(tempfile.gettempdir())):
-        if place is None:
-            continue
-        try:
-            path = Path(place) / name
-            path.write_text(f"{program} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}", encoding="utf-8")
-            return path
-        except OSError:
-            continue
+        for name in names if place is not None else ():
+            try:
+                path = Path(place) / name
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(f"{program} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}")
+                return path
+            except FileExistsError:
+                continue
+            except OSError:
+                break
     return None
 
 

@@ -3,6 +3,7 @@
 import pytest
 import typer
 
+from mlip import clitools
 from mlip.clitools import run_guarded
 from mlip.errors import DataError
 
@@ -41,3 +42,16 @@ def test_errors_are_one_line_with_the_trace_in_a_file(error, words, monkeypatch,
     assert words in shown and "\n" not in shown
     (log,) = tmp_path.glob("mlip-error-*.log")
     assert "Traceback" in log.read_text()
+
+
+def test_logs_of_one_second_stay_beside_each_other(monkeypatch, tmp_path):
+    class Stopped(clitools.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(clitools, "datetime", Stopped)
+    for words in ("first", "second"):
+        assert exit_code(lambda words=words: fail(DataError(words)), monkeypatch, tmp_path) == 1
+    logs = sorted(path.read_text() for path in tmp_path.glob("mlip-error-20260102-030405*.log"))
+    assert len(logs) == 2 and "first" in logs[0] + logs[1] and "second" in logs[0] + logs[1]
