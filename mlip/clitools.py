@@ -20,10 +20,11 @@ def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
     """Write the current exception's trace to a new log file; return its path, or ``None`` if no place can be written."""
     stem = f"{program}-error-{datetime.now():%Y%m%d-%H%M%S}"
     names = [f"{stem}.log", *(f"{stem}-{count}.log" for count in range(2, 100))]  # of one second: another's log stays
-    for place in (folder, Path.cwd(), Path(tempfile.gettempdir())):
-        for name in names if place is not None else ():
+    places = [Path.cwd(), Path(tempfile.gettempdir())] if folder is None else [Path(folder), Path.cwd(), Path(tempfile.gettempdir())]
+    for place in places:
+        for name in names:
             try:
-                path = Path(place) / name
+                path = place / name
                 with path.open("x", encoding="utf-8") as file:
                     file.write(f"{program} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}")
                 return path
