@@ -20,8 +20,7 @@ def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
     """Write the current exception's trace to a new log file; return its path, or ``None`` if no place can be written."""
     stem = f"{program}-error-{datetime.now():%Y%m%d-%H%M%S}"
     names = [f"{stem}.log", *(f"{stem}-{count}.log" for count in range(2, 100))]  # of one second: another's log stays
-    places = [Path.cwd(), Path(tempfile.gettempdir())] if folder is None else [Path(folder), Path.cwd(), Path(tempfile.gettempdir())]
-    for place in places:
+    for place in (*([] if folder is None else [Path(folder)]), Path.cwd(), Path(tempfile.gettempdir())):
         for name in names:
             try:
                 path = place / name
