@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -130,10 +132,13 @@ def fit(
         if trainer.world_size > 1:
             sampler = training_batches(config, graphs, trainer.global_rank, trainer.world_size)
             stream.batches = sampler
+        on_interrupt = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, stream)
         except SystemExit as error:
             if trainer.interrupted:
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGINT, on_interrupt)  # Lightning has made this process deaf to Ctrl-C
                 raise KeyboardInterrupt from error
             raise
     return conductor
