@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mlip import __version__
+from mlip.data.frame import MAX_ELEMENT
 from mlip.device import usable_device
 from mlip.errors import CheckpointError, ConfigError, DataError
 from mlip.files import atomic_path
@@ -164,11 +165,11 @@ def _check_header(header: dict[str, Any], path: Path) -> None:
     number = (int, float)
     kinds: dict[str, Any] = {
         "model": dict, "elements": list, "cutoff": number, "dtype": str, "units": dict, "e0": dict, "energy_scale": number,
-        "avg_num_neighbors": number, "density": (dict, type(None)), "metadata": dict,
+        "avg_num_neighbors": number, "density": (dict, type(None)), "uncertainty": (dict, type(None)), "metadata": dict,
     }  # fmt: skip
     wrong = [name for name, kind in kinds.items() if not isinstance(header.get(name, ()), kind)]
     elements = header.get("elements")
-    if "elements" not in wrong and not all(type(z) is int and 1 <= z <= 118 for z in elements or [0]):
+    if "elements" not in wrong and not all(type(z) is int and 1 <= z <= MAX_ELEMENT for z in elements or [0]):
         wrong.append("elements")
     if "e0" not in wrong and not all(key.isdecimal() and isinstance(value, number) for key, value in header["e0"].items()):
         wrong.append("e0")

@@ -168,7 +168,7 @@ def md(
     Example: mlip md crystal.cif --model model.safetensors --ensemble npt --temperature 600 --timestep 1 --steps 20000
     """
     from mlip.dynamics.commands import md_file
-    from mlip.dynamics.md import MDSettings
+    from mlip.dynamics.settings import MDSettings
 
     settings = MDSettings(
         steps=steps,

@@ -6,6 +6,10 @@ line, writes the full trace to a log file and exits non-zero; library users get 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class UserError(Exception):
     """Bad input: the message is one clear line meant for the user's eyes."""
@@ -25,3 +29,18 @@ class CheckpointError(UserError):
 
 class StructureError(UserError):
     """A structure cannot be evaluated: unknown element, overlapping atoms, non-finite positions."""
+
+
+@contextmanager
+def fitting(path: Path, kind: type[UserError], option: str) -> Iterator[None]:
+    """Within, the content of the state file ``path`` is put in place.
+
+    Raises:
+        UserError: of the given ``kind``, where it does not fit; ``option`` is the one for a new start.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        why = f"no {why}" if isinstance(error, KeyError) else why
+        raise kind(f"{path} does not fit this run ({why}); start anew with {option}") from error

@@ -44,11 +44,10 @@ def evaluator(model: Any, compile: bool | str, uncertainty: bool = False) -> Eva
 
     if not isinstance(model, Potential):  # exported
         return FastPotential(model.cutoff, model.species_of_z, model.network)
-    network: Network = FrozenNetwork(model)
+    frozen = FrozenNetwork(model)
     if found is not None:
-        return FastPotential(model.cutoff, model.species_of_z, UncertainNetwork(FrozenNetwork(model)), found)
-    if compile:
-        network = _CompiledAtFirstCall(model, network, compile is True)
+        return FastPotential(model.cutoff, model.species_of_z, UncertainNetwork(frozen), found)
+    network = _CompiledAtFirstCall(model, frozen, compile is True) if compile else frozen
     return FastPotential(model.cutoff, model.species_of_z, network)
 
 

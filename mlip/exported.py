@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from mlip import __version__
+from mlip.data.frame import MAX_ELEMENT
 from mlip.errors import CheckpointError, ConfigError
 from mlip.evaluator import hash_weights
 from mlip.models import Potential
 from mlip.models.compiled import Inputs, PaddedNetwork, compile_network, compiler, sample_inputs
 from mlip.models.inference import FrozenNetwork
-from mlip.models.potential import MAX_Z
 
 SUFFIX = ".pt2"
 FORMAT, FORMAT_VERSION = "mlip-export", 1
@@ -60,7 +60,7 @@ class ExportedPotential:
         self.cutoff, self.elements = float(header["cutoff"]), [int(z) for z in header["elements"]]
         self.dtype, self.metadata = str(header["dtype"]), dict(header["metadata"])
         self.fingerprint = str(header["fingerprint"])
-        self.species_of_z = torch.full((MAX_Z + 1,), -1, dtype=torch.long)
+        self.species_of_z = torch.full((MAX_ELEMENT + 1,), -1, dtype=torch.long)
         self.species_of_z[torch.tensor(self.elements)] = torch.arange(len(self.elements))
         try:
             loader = torch._C._aoti.AOTIModelPackageLoader(str(self.path), "model", False, 1, -1)

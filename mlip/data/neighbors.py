@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from vesin import NeighborList
 
@@ -56,8 +58,10 @@ def _check_size(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff:
     """Refuse what vesin does not survive: more pairs than memory holds, and boxes so long and thin that it divides by zero."""
     inverse = np.linalg.inv(box)
     along = positions @ inverse  # fractions of the periodic vectors, Angstrom along the open directions
-    width = 1.0 / np.linalg.norm(inverse, axis=0)
-    pairs = len(positions) ** 2 * float(np.prod(np.maximum(1.0, 2.0 * cutoff / width[pbc])))
+    width = 1.0 / np.sqrt((inverse * inverse).sum(0))
+    pairs = float(len(positions) ** 2)
+    for side in width[pbc].tolist():
+        pairs *= max(1.0, 2.0 * cutoff / side)
     if pairs > _FEW_PAIRS:  # if all were neighbours of all: count again by boxes as wide as the cutoff
         along[:, pbc] %= 1.0
         bins = np.floor(along * width / cutoff).astype(np.int64) @ [1, 2**20, 2**40]
@@ -69,8 +73,8 @@ def _check_size(positions: np.ndarray, box: np.ndarray, pbc: np.ndarray, cutoff:
                 f"{pairs:.0e} pairs of atoms within {cutoff:g} Angstrom need {pairs * _PAIR_BYTES / 1e9:.0f} GB, and "
                 f"{free / 1e9:.0f} GB are free; is the cell too small, do atoms lie on top of each other? correct it, or its units"
             )
-    extent = np.where(pbc, width, np.ptp(along, axis=0))
-    x, y, z = np.maximum(1.0, np.floor(extent / cutoff))
+    extent = (width if pbc.all() else np.where(pbc, width, np.ptp(along, axis=0))).tolist()
+    x, y, z = (max(1.0, float(math.floor(side / cutoff))) for side in extent)
     if x * y * z > _VESIN_CELLS:  # vesin makes fewer, larger cells in the same proportions
         few_z = np.floor(np.cbrt(_VESIN_CELLS / (x / y * (y / z) ** 2)))
         few_y = np.floor(y / z * few_z)

@@ -15,9 +15,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from mlip.data.frame import wrong_coordinates, wrong_elements
-from mlip.dynamics.md import MDSettings, MDSummary, run_md
+from mlip.dynamics.md import MDSummary, run_md
 from mlip.dynamics.output import FrameWriter, check_frame_suffix, refuse_existing, snapshot
 from mlip.dynamics.relax import RelaxResult, relax
+from mlip.dynamics.settings import MDSettings
 from mlip.errors import ConfigError, StructureError
 
 

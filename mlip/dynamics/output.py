@@ -6,8 +6,7 @@ All can be cut back to where the state was written, and continued.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -183,15 +182,6 @@ def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         why = str(error).partition(". ")[0]  # what NumPy says next is how to run a stranger's code
         raise SimulationError(f"{path} is not a state to resume from ({why}); start anew with --overwrite") from error
     return arrays, meta
-
-
-@contextmanager
-def fitting(path: Path) -> Iterator[None]:
-    """Within, the content of the state ``path`` is put in place; :class:`SimulationError` where it does not fit."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise SimulationError(f"{path} does not fit this run ({error!r}); start anew with --overwrite") from error
 
 
 def _open_text(path: Path, size: int | None) -> IO[str]:

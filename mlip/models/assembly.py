@@ -9,10 +9,11 @@ import torch
 from ase.data import atomic_numbers as z_of_symbol
 from pydantic import ValidationError
 
+from mlip.data.frame import MAX_ELEMENT
 from mlip.errors import ConfigError
 from mlip.models.config import PRESETS, ModelConfig, preset
 from mlip.models.densitystats import DensityReference
-from mlip.models.potential import MAX_Z, Potential
+from mlip.models.potential import Potential
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -46,8 +47,8 @@ def parse_elements(elements: Sequence[int | str]) -> list[int]:
     numbers = set()
     for element in elements:
         z = z_of_symbol.get(element, 0) if isinstance(element, str) else int(element)
-        if not 1 <= z <= MAX_Z:
-            raise ConfigError(f"element {element!r} is unknown; give chemical symbols or atomic numbers 1 to {MAX_Z}")
+        if not 1 <= z <= MAX_ELEMENT:
+            raise ConfigError(f"element {element!r} is unknown; give chemical symbols or atomic numbers 1 to {MAX_ELEMENT}")
         numbers.add(z)
     if not numbers:
         raise ConfigError("elements is empty; name at least one element the model should know")

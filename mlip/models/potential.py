@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlip.data.density import DensityBasis
+from mlip.data.frame import MAX_ELEMENT
 from mlip.errors import ConfigError, StructureError
 from mlip.models.backbone import Backbone, NodeFeatures
 from mlip.models.config import ModelConfig
@@ -17,8 +18,6 @@ from mlip.models.densitystats import DensityReference
 from mlip.models.geometry import edge_vectors, forces_from_edges, padded_slots, stress_from_edges
 from mlip.models.uncertainty import Uncertainty, uncertainty_of
 from mlip.models.zbl import ZBL
-
-MAX_Z = 118
 
 
 class EnergyHead(nn.Module):
@@ -102,7 +101,7 @@ class Potential(nn.Module):
         self.elements = sorted({int(z) for z in elements})
         self.avg_num_neighbors = float(avg_num_neighbors)
         self.metadata: dict[str, Any] = {}
-        index = torch.full((MAX_Z + 1,), -1, dtype=torch.long)
+        index = torch.full((MAX_ELEMENT + 1,), -1, dtype=torch.long)
         index[torch.tensor(self.elements)] = torch.arange(len(self.elements))
         self.register_buffer("species_of_z", index, persistent=False)
         self.backbone = Backbone(config, len(self.elements), self.avg_num_neighbors)
@@ -153,13 +152,13 @@ class Potential(nn.Module):
 
     def species(self, atomic_numbers: Tensor) -> Tensor:
         """Element indices of ``atomic_numbers``; an unknown element is an error, not a number."""
-        inside = (atomic_numbers >= 0) & (atomic_numbers <= MAX_Z)
+        inside = (atomic_numbers >= 0) & (atomic_numbers <= MAX_ELEMENT)
         species = self.species_of_z[torch.where(inside, atomic_numbers, 0)]
         if len(species) and bool((species < 0).any()):
             from ase.data import chemical_symbols
 
             found = sorted({int(z) for z in atomic_numbers[species < 0]})
-            names = ", ".join(chemical_symbols[z] if 0 <= z <= MAX_Z else str(z) for z in found)
+            names = ", ".join(chemical_symbols[z] if 0 <= z <= MAX_ELEMENT else str(z) for z in found)
             known = ", ".join(chemical_symbols[z] for z in self.elements)
             raise StructureError(f"element(s) {names} unknown to this model; it knows {known}: use a model trained on them")
         return species

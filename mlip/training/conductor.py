@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from mlip.config import RunConfig
+from mlip.errors import CheckpointError, fitting
 from mlip.models import Potential
 from mlip.training.distributed import agree_on_maximum, sum_over_processes
 from mlip.training.ema import WeightAverage
@@ -26,7 +27,7 @@ from mlip.training.losses import TERMS
 from mlip.training.metrics import ErrorSums
 from mlip.training.module import PotentialModule
 from mlip.training.schedule import Budget, learning_rate
-from mlip.training.state import Progress, fitting, read_checkpoint, restore, save_checkpoint
+from mlip.training.state import Progress, read_checkpoint, restore, save_checkpoint
 
 SAVE_EVERY = 120.0
 """Seconds between checkpoints within an epoch."""
@@ -86,7 +87,7 @@ class Conductor(Callback):
         module = _module(pl_module)
         self.average = WeightAverage(module.model, self.options.ema_decay)
         if self.checkpoint.exists():
-            with fitting(self.checkpoint):
+            with fitting(self.checkpoint, CheckpointError, "--restart"):
                 content = read_checkpoint(self.checkpoint)
                 self.progress, self.best = restore(content, module.model, trainer.optimizers[0], self.average)
                 if self.gating is not None:

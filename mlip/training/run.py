@@ -24,7 +24,7 @@ from torch import nn
 from mlip.checkpoint import save_model
 from mlip.config import RunConfig
 from mlip.data.frame import count_atoms
-from mlip.errors import ConfigError
+from mlip.errors import CheckpointError, ConfigError, fitting
 from mlip.models import DensityReference, Potential
 from mlip.training.conductor import Conductor
 from mlip.training.distributed import is_parallel, process_rank
@@ -37,7 +37,7 @@ from mlip.training.progress import LiveProgress
 from mlip.training.report import describe_data, finish
 from mlip.training.runfolder import RunFolder
 from mlip.training.schedule import Budget
-from mlip.training.state import fitting, progress_of, read_checkpoint
+from mlip.training.state import progress_of, read_checkpoint
 from mlip.training.uncertainty import FIT_FRAMES
 
 FEATURE_COST = 0.3
@@ -111,7 +111,7 @@ def fit(
     graphs = training_graphs(config, data, model.cutoff)
     stream = BatchStream(graphs, training_batches(config, graphs), config.data.num_workers)
     if folder.checkpoint.exists():
-        with fitting(folder.checkpoint):
+        with fitting(folder.checkpoint, CheckpointError, "--restart"):
             place = progress_of(read_checkpoint(folder.checkpoint))
         stream.start = (place.epoch, place.batch)
         if place.finished:
@@ -148,7 +148,7 @@ def _finished(config: RunConfig, budget: Budget, folder: RunFolder, model: Poten
     """A run that had been trained to the end but was stopped before its results were written."""
     content = read_checkpoint(folder.checkpoint)
     conductor = Conductor(config, lambda _: evaluate(model, [], model.elements), budget, folder.checkpoint)
-    with fitting(folder.checkpoint):
+    with fitting(folder.checkpoint, CheckpointError, "--restart"):
         model.load_state_dict(content["best"])
     conductor.progress, conductor.best = progress_of(content), content["best"]
     return conductor

@@ -26,6 +26,7 @@ CHECKPOINT, MODEL, RESULTS = "training.ckpt", "model.safetensors", "results.json
 WRITTEN = (
     CHECKPOINT, MODEL, RESULTS, "results.txt", "config.yaml", "environment.json", "log.csv", "learning_curve.png",
     "parity_energy.png", "parity_forces.png", "parity_stress.png", "parity_density.png",
+    "calibration.png",
 )  # fmt: skip
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,16 +93,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if wrong:
         raise CheckpointError(f"{path}: not a training checkpoint ({', '.join(wrong)}); start anew with --restart")
     return content
-
-
-@contextmanager
-def fitting(path: Path) -> Iterator[None]:
-    """Within, the content of the checkpoint ``path`` is put in place; :class:`CheckpointError` where it does not fit."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: does not fit this run ({why}); start anew with --restart") from error
 
 
 def progress_of(content: dict[str, Any]) -> Progress:

@@ -13,14 +13,21 @@ from mlip.checkpoint import load_model
 from mlip.training.evaluate import Parity
 from mlip.training.plots import calibration_bins, calibration_plot
 from mlip.training.run import train
+from mlip.training.runfolder import WRITTEN
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("uncertain")
     ase.io.write(place / "valid.extxyz", emt_structures(7, 1))
-    train(toy_config(place, epochs=1))
+    config = toy_config(place, epochs=1)
+    train(config.model_copy(update={"run": config.run.model_copy(update={"plots": True})}))
     return place
+
+
+def test_a_new_start_removes_all_that_a_run_writes(folder):
+    found = {path.name for path in (folder / "run").iterdir()}
+    assert "calibration.png" in found and found <= set(WRITTEN)
 
 
 def test_a_trained_model_has_it(folder):
