@@ -18,16 +18,20 @@ INTERRUPTED = "what was written stays; `mlip md` goes on with --resume, `mlip tr
 
 def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
     """Write the current exception's trace to a log file; return its path, or ``None`` if no place can be written."""
-    name = f"{program}-error-{datetime.now():%Y%m%d-%H%M%S}.log"
-    for place in (folder, Path.cwd(), Path(tempfile.gettempdir())):
-        if place is None:
-            continue
-        try:
-            path = Path(place) / name
-            path.write_text(f"{program} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}", encoding="utf-8")
-            return path
-        except OSError:
-            continue
+    name = f"{program}-error-{datetime.now():%Y%m%d-%H%M%S}"
+    text = f"{program} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}"
+    places = [Path(place) for place in (folder, Path.cwd(), tempfile.gettempdir()) if place is not None]
+    for place in places:
+        for more in ("", *(f"-{number}" for number in range(2, 100))):
+            path = place / f"{name}{more}.log"
+            try:
+                with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text)
+                return path
+            except FileExistsError:  # of another run in the same second
+                continue
+            except OSError:
+                break
     return None
 
 

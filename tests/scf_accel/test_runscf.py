@@ -302,7 +302,7 @@ def test_impossible_options_are_one_clear_line(water, options, message, monkeypa
         ("unknown.foo", "hello\n", "cannot read this file as a structure"),
         ("list.smi", "CCO\n", "SMILES has no geometry"),
         ("crystal.xyz", '1\nLattice="5 0 0 0 5 0 0 0 5" pbc="T T T"\nNe 0 0 0\n', "periodic.*molecules only"),
-        ("nan.xyz", "1\n\nH 0 0 nan\n", "not a finite number"),
+        ("nan.xyz", "1\n\nH 0 0 nan\n", "not finite"),
         ("dummy.xyz", "2\n\nH 0 0 0\nX 0 0 1\n", "atom 1 is a dummy"),
         ("double.xyz", "2\n\nH 0 0 0\nH 0 0 0\n", "atoms 0 and 1 .* apart"),
         ("heavy.xyz", "1\n\nU 0 0 0\n", "has no functions for U"),
