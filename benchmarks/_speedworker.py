@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 import time
+from importlib.metadata import version
 
 START = time.time()
 
@@ -53,6 +54,7 @@ SYSTEMS = {
     "cu108": lambda: crystal("Cu", (3, 3, 3)),
     "si512": lambda: crystal("Si", (4, 4, 4)),
     "water192": lambda: water(64),
+    "water648": lambda: water(216),
 }
 
 
@@ -77,7 +79,6 @@ def ours(size, form, atoms, neighbours):
 
 def mace(irreps, atoms, neighbours):
     """MACE with random weights (mace-torch)."""
-    import mace
     import numpy as np
     import torch
     from e3nn import o3
@@ -94,7 +95,66 @@ def mace(irreps, atoms, neighbours):
         atomic_inter_scale=1.0, atomic_inter_shift=0.0,
     )  # fmt: skip
     calculator = MACECalculator(models=[model.float()], device="cpu", default_dtype="float32")
-    return calculator, f"mace {mace.__version__}, torch {torch.__version__}"
+    return calculator, f"mace {version('mace-torch')}, torch {torch.__version__}"
+
+
+def sevennet(atoms, neighbours):
+    """SevenNet with the sizes of SevenNet-0 and random weights (sevenn)."""
+    import sevenn._keys as key
+    import torch
+    from sevenn._const import model_defaults
+    from sevenn.calculator import SevenNetCalculator
+    from sevenn.model_build import build_E3_equivariant_model
+    from sevenn.util import chemical_species_preprocess
+
+    torch.manual_seed(0)
+    config = model_defaults({}) | chemical_species_preprocess(sorted(set(atoms.symbols)))
+    config |= {
+        key.CUTOFF: 5.0, key.LMAX: 2, key.NUM_CONVOLUTION: 5, key.NODE_FEATURE_MULTIPLICITY: 128, key.IS_PARITY: False,
+        key.IRREPS_MANUAL: ["128x0e", *["128x0e+64x1e+32x2e"] * 4, "128x0e"], key.SELF_CONNECTION_TYPE: "linear",
+        key.SHIFT: 0.0, key.SCALE: 1.0, key.CONV_DENOMINATOR: neighbours,
+    }  # fmt: skip
+    model = build_E3_equivariant_model(config)
+    calculator = SevenNetCalculator(model, file_type="model_instance", device="cpu")
+    return calculator, f"sevenn {version('sevenn')}, torch {torch.__version__}"
+
+
+def nequip(layers, l_max, features, atoms, neighbours):
+    """NequIP with random weights, not compiled (nequip)."""
+    import torch
+    from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper, NeighborListTransform
+    from nequip.integrations.ase import NequIPCalculator
+    from nequip.model import NequIPGNNModel
+    from nequip.utils.global_state import set_global_state
+
+    set_global_state()
+    names = sorted(set(atoms.symbols))
+    model = NequIPGNNModel(
+        seed=0, model_dtype="float32", r_max=5.0, type_names=names, num_layers=layers, l_max=l_max, num_features=features,
+        avg_num_neighbors=neighbours,
+    )  # fmt: skip
+    species = ChemicalSpeciesToAtomTypeMapper(model_type_names=names, chemical_species_to_atom_type_map={n: n for n in names})
+    calculator = NequIPCalculator(model.eval(), "cpu", transforms=[species, NeighborListTransform(r_max=5.0)])
+    return calculator, f"nequip {version('nequip')}, torch {torch.__version__}"
+
+
+def contestant(words, atoms, neighbours):
+    """The calculator of a contestant's words, and the versions it runs on."""
+    if words[0] == "mace":
+        return mace(words[1], atoms, neighbours)
+    if words[0] == "sevennet":
+        return sevennet(atoms, neighbours)
+    if words[0] == "nequip":
+        return nequip(*(int("".join(c for c in word if c.isdigit())) for word in words[1:]), atoms, neighbours)
+    return ours(*words, atoms, neighbours)
+
+
+def system_of(name):
+    """A system by its name; ``si`` and a number of atoms 8 n^3 for any size of silicon."""
+    if name in SYSTEMS:
+        return SYSTEMS[name]()
+    repeats = round((int(name.removeprefix("si")) / 8) ** (1 / 3))
+    return crystal("Si", (repeats,) * 3)
 
 
 def peak_mb():
@@ -139,10 +199,10 @@ def main():
     from ase.neighborlist import neighbor_list
 
     words, system = sys.argv[1].split(), sys.argv[2]
-    atoms = SYSTEMS[system]()
+    atoms = system_of(system)
     edges = len(neighbor_list("i", atoms, 5.0))
     neighbours = edges / len(atoms)
-    calculator, versions = mace(words[1], atoms, neighbours) if words[0] == "mace" else ours(*words, atoms, neighbours)
+    calculator, versions = contestant(words, atoms, neighbours)
     idle = peak_mb()
     atoms.calc = calculator
     energy = atoms.get_potential_energy()

@@ -7,7 +7,7 @@
 
 Molecules: benchmarks/guess_small.smi (4 to 20 atoms, as in the training set) and guess_large.smi (26 to 60 atoms), MMFF
 geometries. One that is in the training list (datasets/organics/*.smi, stereochemistry removed) is left out and named.
-PBE/def2-SVP for all, with density fitting of J and, by ``--fit``, without; ten of them also B3LYP/def2-SVP, SCAN/def2-SVP and
+PBE/def2-SVP for all, with density fitting of J and, by ``--fit``, without; fifteen of them also B3LYP/def2-SVP, SCAN/def2-SVP and
 PBE/def2-TZVP with density fitting. PySCF's defaults: grid level 3, conv_tol 1e-9, at most 50 cycles.
 
 Guesses: ``minao`` and ``atom`` of PySCF; ``ours``, ``scf_accel.warm_start`` with the model that the package ships or

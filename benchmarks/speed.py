@@ -12,8 +12,9 @@ has had its seconds. Before, each is warmed up until its step time no longer fal
 to the first energy, and memory are reported apart. `exported` is loaded from a file of `mlip export`, `compiled` is
 MLIPCalculator(compile=True); their compilation (one to two minutes each) comes first and is not counted.
 
-Peers: `mace` (64x0e and 128x0e+128x1o, 2 layers), left out with the reason where no environment has it. A row is kept in
-speed.jsonl as soon as a system is measured.
+Peers: `mace` (64x0e and 128x0e+128x1o, 2 layers), `nequip` (4 layers, l_max 2, 32 features), `sevennet` (sizes of SevenNet-0); left
+out with the reason where no environment has them. All run eagerly, as their calculators do by default. A row is kept in speed.jsonl
+as soon as a system is measured.
 """
 
 from __future__ import annotations
@@ -40,7 +41,11 @@ from mlip.files import atomic_write_text
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 OURS = tuple(f"{size} {form}" for size in ("small", "medium") for form in ("eager", "compiled", "exported"))
-PEERS = {"mace": ("mace 64x0e", "mace 128x0e+128x1o")}
+PEERS = {
+    "mace": ("mace 64x0e", "mace 128x0e+128x1o"),
+    "nequip": ("nequip 4layers l2 32features",),
+    "sevennet": ("sevennet 0",),
+}
 WORKER_SECONDS = 600.0
 
 
@@ -179,6 +184,24 @@ def tables(rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join(parts + (["Not measured:\n", *bad, ""] if bad else []))
 
 
+def ratios(rows: Iterable[dict[str, Any]]) -> str:
+    """How many times longer a peer's median step takes than ours, of one sitting each."""
+    good = {row["key"]: row for row in rows if "error" not in row}
+    peers = [name for names in PEERS.values() for name in names]
+    lines = []
+    for row in sorted(good.values(), key=lambda row: (row["threads"], list(SYSTEMS).index(row["system"]), row["contestant"])):
+        if row["contestant"] in peers:
+            continue
+        line = [str(row["threads"]), row["system"], str(row["atoms"]), row["contestant"], f"{row['median_ms']:.2f}"]
+        for name in peers:
+            other = good.get(key_of(name, row["system"], row["threads"]))
+            together = other is not None and name in row["in_turns_with"]
+            line.append(f"{other['median_ms'] / row['median_ms']:.1f}" if other and together else "-")
+        lines.append(line)
+    columns = ["threads", "system", "atoms", "ours", "ms/step", *(f"{name} takes times" for name in peers)]
+    return table(columns, lines)
+
+
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -207,7 +230,7 @@ def main(arguments: argparse.Namespace) -> None:
                 start = time.perf_counter()
                 measure(system, names, arguments, store)  # all of them: ratios need one sitting
                 budget.note(2 * arguments.seconds * len(names), time.perf_counter() - start)
-    text = header("Time per MD step") + "\n" + tables(store.rows)
+    text = header("Time per MD step") + "\n" + ratios(store.rows) + "\n" + tables(store.rows)
     atomic_write_text(arguments.output / "speed.md", text)
     print(text)
 

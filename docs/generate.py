@@ -11,8 +11,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {
     "mlip": (
-        "calculator", "checkpoint", "models/assembly", "dynamics/relax", "dynamics/md", "data/readers", "data/hdf5", "data/convert",
-        "data/audit", "data/frame", "data/units", "data/schema", "data/density", "config", "training/run", "errors",
+        "calculator", "checkpoint", "models/assembly", "models/uncertainty", "training/uncertainty", "dynamics/relax",
+        "dynamics/md", "data/readers", "data/hdf5", "data/convert", "data/audit", "data/frame", "data/units", "data/schema",
+        "data/density", "config", "initfrom", "training/run", "errors",
     ),
     "scf_accel": (
         "multilevel/plugin", "multilevel/report", "warmstart/plugin", "warmstart/functions", "warmstart/report", "predictor",

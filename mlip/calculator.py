@@ -17,7 +17,7 @@ from ase.data import chemical_symbols
 from mlip.data.skin import Edges, SkinNeighborList
 from mlip.device import usable_device
 from mlip.errors import CheckpointError, ConfigError, StructureError
-from mlip.evaluator import evaluator, hash_weights
+from mlip.evaluator import STD_KEYS, deviations, evaluator, hash_weights
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -37,6 +37,10 @@ class MLIPCalculator(Calculator):
     Everything comes from one forward and one backward pass, whichever property is asked for first; the stress costs
     next to nothing beside the forces.
 
+    How unsure the model is (:mod:`mlip.models.uncertainty`), where ``mlip train`` has fitted it: ``energy_std`` (eV, of the total
+    energy) and ``forces_std`` (``[n]`` eV/Angstrom, of one component of each atom's force). ``get_property("forces_std", atoms)``
+    computes them when they are asked for; with ``uncertainty=True`` they are in ``results`` after every calculation.
+
     Args:
         model: path of a checkpoint, name of a shipped model, or a ``Potential``, of which a frozen copy is taken; or the path of
             a compiled model of ``mlip export``, which ends in .pt2. The latter holds native code that runs here: give only files
@@ -50,16 +54,19 @@ class MLIPCalculator(Calculator):
         compile: ``True``: compile the network before the first step (a minute or two with a C++ compiler, once a model and
             machine: the code is kept in ``~/.cache/mlip``). ``"auto"``: the same, but where that is not possible or no faster,
             one log line says so and the network runs uncompiled. On the CPU only.
+        uncertainty: compute ``energy_std`` and ``forces_std`` every time: from the same pass; beside a compiled network, which does
+            not give them, in a pass of their own.
 
     Raises:
         StructureError: unknown element, overlapping atoms, positions that are not finite, unknown charge or spin, no
             atoms.
         CheckpointError: ``model`` cannot be read.
-        ConfigError: an impossible ``dtype`` or ``device``; ``compile=True`` where it cannot be done.
+        ConfigError: an impossible ``dtype`` or ``device``; ``compile=True`` where it cannot be done; ``uncertainty=True`` for a
+            model that has none.
     """
 
     name = "mlip"
-    implemented_properties: list[str] = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012 (ASE's type)
+    implemented_properties: list[str] = ["energy", "free_energy", "energies", "forces", "stress", *STD_KEYS]  # noqa: RUF012 (ASE's type)
 
     def __init__(
         self,
@@ -69,12 +76,13 @@ class MLIPCalculator(Calculator):
         skin: float = 0.5,
         min_distance: float = 0.2,
         compile: bool | str = False,
+        uncertainty: bool = False,
     ) -> None:
         super().__init__()
         if compile not in (True, False, "auto"):
             raise ConfigError(f'compile is {compile!r}; choose True, False or "auto"')
         self.device = usable_device(device)
-        self.compile = compile
+        self.compile, self.uncertainty = compile, bool(uncertainty)
         self.model: Any = _frozen_model(model, self.device, _known_dtype(dtype))
         self._prepare()
         self.min_distance = float(min_distance)
@@ -84,7 +92,11 @@ class MLIPCalculator(Calculator):
 
     def _prepare(self) -> None:
         """Arrange the model for evaluation; later changes of its weights do not count."""
-        self._evaluate = evaluator(self.model, self.compile)
+        with_std = self.uncertainty and not self.compile
+        self._evaluate = evaluator(self.model, self.compile, with_std)
+        self._deviations: Any = None
+        if self.uncertainty and not with_std:
+            self._deviations = deviations(self.model)
 
     @property
     def elements(self) -> list[int]:
@@ -131,17 +143,34 @@ class MLIPCalculator(Calculator):
             atoms = self.atoms
         elif self.atoms is None or self.atoms is not atoms:
             self.atoms = atoms.copy()
+        wanted = [key for key in properties if key in STD_KEYS]
+        if wanted and not system_changes and "energy" in self.results:
+            self.results |= self._standard_deviations(self._graph(atoms))
+            return
         self.results = {}
         periodic = bool(atoms.pbc.all())
         if "stress" in properties and not periodic:
             raise PropertyNotImplementedError(
                 f"stress needs a cell that is periodic in three directions; found pbc = {atoms.pbc.tolist()}"
             )
-        output = self._evaluate(self._graph(atoms), periodic)
-        self.results = self._read_output(output, periodic)
+        graph = self._graph(atoms)
+        output = self._evaluate(graph, periodic)
+        results = self._read_output(output, periodic)
+        if (wanted or self.uncertainty) and not set(STD_KEYS) <= results.keys():
+            results |= self._standard_deviations(graph)
+        self.results = results
+
+    def _standard_deviations(self, graph: dict[str, Any]) -> dict[str, Any]:
+        """``energy_std`` and ``forces_std`` in a pass of their own."""
+        if self._deviations is None:
+            try:
+                self._deviations = deviations(self.model)
+            except ConfigError as error:
+                raise PropertyNotImplementedError(str(error)) from error
+        return _read_deviations(self._deviations(graph))
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("_tensors", "_neighbors", "_evaluate", "model")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_tensors", "_neighbors", "_evaluate", "_deviations", "model")}
         state["skin"] = self._neighbors.skin
         state["model"] = _pack_model(self.model)
         return state
@@ -265,7 +294,14 @@ class MLIPCalculator(Calculator):
         results["energies"] = array("energies")
         if with_stress:
             results["stress"] = array("stress")[0]
-        return results
+        return results | _read_deviations(output)
+
+
+def _read_deviations(output: dict[str, torch.Tensor]) -> dict[str, Any]:
+    if "energy_std" not in output:
+        return {}
+    energy, forces = (output[key].detach().cpu().numpy().astype(np.float64) for key in STD_KEYS)
+    return {"energy_std": float(energy[0]), "forces_std": forces}
 
 
 def _known_dtype(dtype: str | torch.dtype | None) -> str | None:

@@ -18,9 +18,10 @@ from mlip.device import usable_device
 from mlip.errors import CheckpointError, ConfigError, DataError
 from mlip.files import atomic_path
 from mlip.models import DensityReference, ModelConfig, Potential, parse_dtype
+from mlip.models.uncertainty import BUFFERS, Uncertainty
 
 FORMAT = "mlip-checkpoint"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 UNITS = {
     "energy": "eV",
     "length": "Angstrom",
@@ -42,8 +43,15 @@ def _add_modes(header: dict[str, Any]) -> dict[str, Any]:
     return {**header, "format_version": 3, "density": density, "model": model}
 
 
+def _add_uncertainty(header: dict[str, Any]) -> dict[str, Any]:
+    """Version 3 gave no standard deviations."""
+    return {**header, "format_version": 4, "uncertainty": None}
+
+
 # UPGRADES[n] turns the header of format version n into that of n + 1.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _add_density, 2: _add_modes}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    1: _add_density, 2: _add_modes, 3: _add_uncertainty,
+}  # fmt: skip
 
 
 def save_model(model: Potential, path: str | Path, metadata: Mapping[str, Any] | None = None) -> Path:
@@ -62,14 +70,22 @@ def save_model(model: Potential, path: str | Path, metadata: Mapping[str, Any] |
         "energy_scale": 1.0 if model.head is None else float(model.head.energy_scale),
         "avg_num_neighbors": model.avg_num_neighbors,
         "density": None if model.density_reference is None else model.density_reference.to_dict(),
+        "uncertainty": None if model.uncertainty is None else model.uncertainty.about,
         "num_parameters": model.num_parameters(),
         "metadata": {**model.metadata, **(metadata or {})},
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = {**model.state_dict(), **_uncertainty_tensors(model)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with atomic_path(path) as temporary:
         # Not safetensors' save_file, which makes files that only their owner can read.
         temporary.write_bytes(save(tensors, metadata={"mlip": json.dumps(_finite(header), allow_nan=False)}))
     return path
+
+
+def _uncertainty_tensors(model: Potential) -> dict[str, torch.Tensor]:
+    """By their names in the file."""
+    found = model.uncertainty
+    return {} if found is None else {f"uncertainty.{name}": getattr(found, name) for name in BUFFERS}
 
 
 def _finite(value: Any) -> Any:
@@ -185,6 +201,9 @@ def load_model(
         model = model.to(parse_dtype(dtype or header["dtype"]))
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if header["uncertainty"] is not None:
+            energy, local, scale = (state.pop(f"uncertainty.{name}") for name in BUFFERS)
+            model.uncertainty = Uncertainty(energy, local, scale, header["uncertainty"])
         for name, tensor in model.state_dict().items():
             if name in state and state[name].is_floating_point() != tensor.is_floating_point():
                 raise ValueError(f"{name} holds {state[name].dtype}")

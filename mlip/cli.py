@@ -28,6 +28,10 @@ def train(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. training.lr=0.001.")
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", metavar="MODEL", help="Fine-tune this: checkpoint, run folder, or the name of a shipped model."),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Discard the run that run.dir holds, start anew.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print data audit, model size and time per epoch; write nothing.")
@@ -35,11 +39,15 @@ def train(
 ) -> None:
     """Train a potential, an electron density, or both in one model; the same command resumes a run that was stopped.
 
+    With --from (the key model.init_from) a trained model is fine-tuned: its architecture, elements and weights, E0 of the new data.
+
     Example: mlip train configs/organics-small.yaml --set training.max_minutes=10 --set run.dir=runs/longer
+
+    mlip train configs/fine-tune.yaml --from runs/organics-small
     """
     from mlip.training.commands import train_command
 
-    code = train_command(config, set_ or [], restart, dry_run)
+    code = train_command(config, set_ or [], restart, dry_run, from_)
     if code:
         raise typer.Exit(code)
 
@@ -145,13 +153,17 @@ def md(
     log_every: Annotated[int, typer.Option(help="Steps between rows of the table (OUT.csv).")] = 10,
     state_every: Annotated[int, typer.Option(help="Steps between states to resume from (OUT.state.npz).")] = 100,
     max_temperature: Annotated[float, typer.Option(help="Stop as exploded above this, K.")] = 20000.0,
+    stop_above: Annotated[
+        float | None,
+        typer.Option(help="Stop where the largest forces_std of an atom is above this, eV/Angstrom; inf: only tabulate it."),
+    ] = None,
     index: Annotated[int, typer.Option(help="Which frame of FILE to start from.")] = -1,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64. Default: the checkpoint's own.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")] = False,
 ) -> None:
-    """Run molecular dynamics; it can be stopped at any moment and resumed with --resume.
+    """Run molecular dynamics; it can be stopped at any moment and resumed with --resume. Exit code 3 where --stop-above ended it.
 
     Example: mlip md crystal.cif --model model.safetensors --ensemble npt --temperature 600 --timestep 1 --steps 20000
     """
@@ -173,8 +185,13 @@ def md(
         log_every=log_every,
         state_every=state_every,
         max_temperature=max_temperature,
+        stop_above=stop_above,
     )
-    md_file(file, model, settings, out, index=index, dtype=dtype, device=device, resume=resume, overwrite=overwrite)
+    summary = md_file(
+        file, model, settings, out, index=index, dtype=dtype, device=device, resume=resume, overwrite=overwrite
+    )
+    if summary.stopped is not None:
+        raise typer.Exit(3)
 
 
 EnergyKey = Annotated[str | None, typer.Option("--energy-key", help="Name of the energy in the file.")]

@@ -17,18 +17,17 @@ INTERRUPTED = "what was written stays; `mlip md` goes on with --resume, `mlip tr
 
 
 def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
-    """Write the current exception's trace to a log file; return its path, or ``None`` if no place can be written."""
-    name = f"{program}-error-{datetime.now():%Y%m%d-%H%M%S}"
-    text = f"{program} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}"
-    places = [Path(place) for place in (folder, Path.cwd(), tempfile.gettempdir()) if place is not None]
-    for place in places:
-        for more in ("", *(f"-{number}" for number in range(2, 100))):
-            path = place / f"{name}{more}.log"
+    """Write the current exception's trace to a new log file; return its path, or ``None`` if no place can be written."""
+    stem = f"{program}-error-{datetime.now():%Y%m%d-%H%M%S}"
+    names = [f"{stem}.log", *(f"{stem}-{count}.log" for count in range(2, 100))]  # of one second: another's log stays
+    for place in (*([] if folder is None else [Path(folder)]), Path.cwd(), Path(tempfile.gettempdir())):
+        for name in names:
             try:
-                with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write(text)
+                path = place / name
+                with path.open("x", encoding="utf-8", errors="backslashreplace") as file:  # a file's name may not be UTF-8
+                    file.write(f"{program} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}")
                 return path
-            except FileExistsError:  # of another run in the same second
+            except FileExistsError:
                 continue
             except OSError:
                 break

@@ -95,11 +95,18 @@ class DataSection(Section):
 
 
 class ModelSection(Section):
-    """The network: a preset, and any field of :class:`mlip.models.ModelConfig` that shall differ from it."""
+    """The network: a preset, and any field of :class:`mlip.models.ModelConfig` that shall differ from it.
+
+    Attributes:
+        preset: ``small``, ``medium`` or ``large``.
+        init_from: a trained model to start from (fine-tuning; ``mlip train --from``): a ``.safetensors`` file, a run folder or the
+            name of a shipped model. The architecture is then the model's own (:mod:`mlip.initfrom`).
+    """
 
     model_config = ConfigDict(extra="allow")
 
     preset: str | None = "small"
+    init_from: str | None = None
 
     def resolve(self) -> ModelConfig:
         """The full model config.

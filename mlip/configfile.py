@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from mlip.config import ModelSection, RunConfig, merge
 from mlip.errors import ConfigError
+from mlip.initfrom import adopt
 
 _BRIEF = reprlib.Repr()  # a few lines of YAML with aliases can stand for gigabytes
 _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlist, _BRIEF.maxlevel = 200, 200, 4, 2
@@ -72,12 +73,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     values = read_yaml(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a mapping with the sections {', '.join(RunConfig.model_fields)} is expected")
-    config = parse_config(apply_overrides(values, overrides))
-    return resolve_paths(config, [Path.cwd(), path.resolve().parent, path.resolve().parent.parent])
+    folders = [Path.cwd(), path.resolve().parent, path.resolve().parent.parent]
+    return resolve_paths(parse_config(apply_overrides(values, overrides), folders), folders)
 
 
-def parse_config(values: dict[str, Any]) -> RunConfig:
+def parse_config(values: dict[str, Any], folders: Sequence[Path] | None = None) -> RunConfig:
     """Check a nested dictionary of settings; the model section is checked against the model's own schema too.
+
+    Args:
+        values: the settings.
+        folders: where ``model.init_from`` is looked up; ``None``: in the working directory.
 
     Raises:
         ConfigError: see :func:`load_config`.
@@ -91,8 +96,10 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
     except ValidationError as error:
         from mlip.models import ModelConfig
 
-        raise ConfigError(describe(error, ModelConfig, prefix=("model",), also=ModelSection.model_fields)) from None
-    return config.settled()
+        # what the fields have to say together, those of model.init_from may settle
+        if config.model.init_from is None or any(problem["loc"] for problem in error.errors()):
+            raise ConfigError(describe(error, ModelConfig, prefix=("model",), also=ModelSection.model_fields)) from None
+    return adopt(config, folders or [Path.cwd()]).settled()
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

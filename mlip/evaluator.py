@@ -13,37 +13,54 @@ from torch import Tensor
 from mlip.errors import CheckpointError, ConfigError
 
 Evaluate = Callable[[dict[str, Any], bool], dict[str, Tensor]]
-Network = Callable[..., tuple[Tensor, Tensor]]
+Network = Callable[..., tuple[Tensor, ...]]
 log = logging.getLogger("mlip")
 
+STD_KEYS = ("energy_std", "forces_std")
 _TURNS = 5
 """Evaluations of either form that ``compile="auto"`` compares."""
 
 
-def evaluator(model: Any, compile: bool | str) -> Evaluate:
+def evaluator(model: Any, compile: bool | str, uncertainty: bool = False) -> Evaluate:
     """What maps a graph, and whether the stress is wanted, to energy, energies, forces and stress.
 
     Args:
         model: a ``Potential``, an ``ExportedPotential``, or any module that is called as the former.
         compile: as in :class:`mlip.MLIPCalculator`; compiled at the first call.
+        uncertainty: also give ``energy_std`` and ``forces_std``; not from compiled code.
 
     Raises:
-        ConfigError: ``compile`` is True for what cannot be compiled.
+        ConfigError: ``compile`` is True for what cannot be compiled; no ``uncertainty`` in the model.
     """
     from mlip.models import Potential
+    from mlip.models.uncertainty import uncertainty_of
 
+    found = uncertainty_of(model) if uncertainty else None
     if isinstance(model, torch.nn.Module) and type(model) is not Potential:
         if compile is True:
             raise ConfigError(f"compile is True, and a {type(model).__name__} cannot be compiled; leave compile out")
         return lambda graph, stress: model(graph, compute_forces=True, compute_stress=stress)
-    from mlip.models.inference import FastPotential, FrozenNetwork
+    from mlip.models.inference import FastPotential, FrozenNetwork, UncertainNetwork
 
     if not isinstance(model, Potential):  # exported
         return FastPotential(model.cutoff, model.species_of_z, model.network)
     network: Network = FrozenNetwork(model)
+    if found is not None:
+        return FastPotential(model.cutoff, model.species_of_z, UncertainNetwork(FrozenNetwork(model)), found)
     if compile:
         network = _CompiledAtFirstCall(model, network, compile is True)
     return FastPotential(model.cutoff, model.species_of_z, network)
+
+
+def deviations(model: Any) -> Callable[[dict[str, Any]], dict[str, Tensor]]:
+    """What maps a graph to ``energy_std`` and ``forces_std``, without energy and forces.
+
+    Raises:
+        ConfigError: the model has no uncertainty.
+    """
+    from mlip.models.inference import FastUncertainty
+
+    return FastUncertainty(model)
 
 
 def hash_weights(digest: Any, model: torch.nn.Module) -> None:
@@ -60,7 +77,7 @@ class _CompiledAtFirstCall:
         self.model, self.eager, self.must = model, eager, must
         self.chosen: Network | None = None
 
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if self.chosen is None:
             self.chosen = self._choose(inputs)
         return self.chosen(*inputs)

@@ -1,9 +1,10 @@
-"""Writing files so that nothing already written is lost: a temporary name first, then one rename."""
+"""Writing files so that nothing already written is lost: a temporary name first, then one rename; and what a file is known by."""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,3 +33,11 @@ def atomic_write_text(path: str | Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def fingerprint(files: str | Path | Sequence[str]) -> str:
+    """SHA-256 of a file; of several, that of their fingerprints one after the other."""
+    if not isinstance(files, str | Path):
+        return hashlib.sha256("".join(map(fingerprint, files)).encode()).hexdigest()
+    with open(files, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

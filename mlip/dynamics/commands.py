@@ -116,7 +116,7 @@ def md_file(
         raise ConfigError(f"{path} has {len(frames)} frames; --index {index} is not one of them")
     out = out or path.with_name(f"{path.stem}-md.traj")
     check_frame_suffix(out)
-    calculator = _load(model, device, dtype)
+    calculator = _load(model, device, dtype, uncertainty=settings.stop_above is not None)
     with _progress(console) as progress:
         task = progress.add_task(f"{settings.ensemble} {path.name}", total=settings.steps, note="")
 
@@ -126,13 +126,19 @@ def md_file(
         summary = run_md(frames[index], calculator, settings, out, resume=resume, overwrite=overwrite, report=show)
         progress.update(task, completed=summary.steps)
     console.print(_md_table(summary, settings))
+    if summary.stopped is not None:
+        console.print(
+            f"stopped at step {summary.steps}: forces_std is {summary.stopped:.3f} eV/A, above --stop-above "
+            f"{settings.stop_above:g}; label the last frame and train on it, or go on with --resume and a higher limit",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     return summary
 
 
-def _load(model: str, device: str, dtype: str | None) -> Any:
+def _load(model: str, device: str, dtype: str | None, uncertainty: bool = False) -> Any:
     from mlip.calculator import MLIPCalculator
 
-    return MLIPCalculator(model, device=device, dtype=dtype)
+    return MLIPCalculator(model, device=device, dtype=dtype, uncertainty=uncertainty)
 
 
 def _progress(console: Console) -> Progress:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms, units
+from ase.calculators.calculator import PropertyNotImplementedError
 
 from mlip.dynamics.integrators import (
     conserved_energy,
@@ -36,7 +37,8 @@ from mlip.dynamics.output import (
 from mlip.errors import ConfigError, StructureError
 
 # What --resume may change: how long to go on, and when to give up.
-_FREE_SETTINGS = ("steps", "max_temperature")
+_STD_COLUMN = "forces_std_max_eV_A"
+_FREE_SETTINGS = ("steps", "max_temperature", "stop_above")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class MDSettings:
         seed: of the first velocities and of the Langevin noise.
         save_every, log_every, state_every: steps between frames, table rows and states to resume from.
         max_temperature: above this the run is stopped as exploded, K.
+        stop_above: end the run, to be gone on with, where the largest ``forces_std`` of an atom is above this, eV/Angstrom;
+            infinity only writes it to the table. ``None``: it is not asked for.
     """
 
     steps: int
@@ -72,6 +76,7 @@ class MDSettings:
     log_every: int = 10
     state_every: int = 100
     max_temperature: float = 20000.0
+    stop_above: float | None = None
 
     def __post_init__(self) -> None:
         choices = {"ensemble": ("nve", "nvt", "npt"), "thermostat": ("langevin", "nose-hoover")}
@@ -87,6 +92,8 @@ class MDSettings:
                 f"steps {self.steps}, temperature {self.temperature} K and pressure {self.pressure} GPa must be "
                 "finite, and the first two not negative"
             )
+        if self.stop_above is not None and not self.stop_above > 0:
+            raise ConfigError(f"stop_above is {self.stop_above} eV/Angstrom; it must be positive")
         if self.temperature == 0 and self.ensemble != "nve":
             raise ConfigError("temperature is 0 K, which a thermostat cannot hold; use nve, or a temperature above 0")
 
@@ -109,6 +116,7 @@ class MDSummary:
         ns_per_day: speed of this session; ``None`` if no step was done.
         frames: frames in the trajectory.
         trajectory, log, state: the files.
+        stopped: the largest ``forces_std`` that ended the run, eV/Angstrom; ``None``: it went to the end.
     """
 
     steps: int
@@ -121,6 +129,7 @@ class MDSummary:
     trajectory: Path
     log: Path
     state: Path
+    stopped: float | None = None
 
 
 def run_md(
@@ -138,8 +147,10 @@ def run_md(
     A run that was stopped in any way goes on with ``resume=True`` from its last state; frames and rows after that state
     are cut off and made again, so all files end as they would have without the stop (the wall-time column apart).
 
+    With ``settings.stop_above`` it ends early, with its last frame, row and state, where the calculator is too unsure of a force.
+
     Args:
-        calculator: any ASE calculator.
+        calculator: any ASE calculator; with ``forces_std`` where there is a ``settings.stop_above``.
         out: trajectory, ``.traj``, ``.xyz`` or ``.extxyz``.
         resume: go on from the state file; starts at the beginning if no output exists at all.
         overwrite: replace existing output.
@@ -148,6 +159,7 @@ def run_md(
     Raises:
         SimulationError: the run exploded; output exists; the state belongs to another run.
         StructureError: ``npt`` without a cell periodic in three directions, or nothing that can move.
+        ConfigError: ``stop_above`` with a calculator that has no ``forces_std``.
     """
     files = _Files.of(Path(out))
     if len(atoms) == 0:
@@ -200,6 +212,7 @@ class _Run:
         self.identity = _identity(atoms, calculator, settings)
         self.step, self.wall_before = 0, 0.0
         self.resumed_from: int | None = None
+        self.stopped: float | None = None
         arrays: dict[str, np.ndarray] = {}
         meta: dict[str, Any] = {}
         if resume:
@@ -227,6 +240,8 @@ class _Run:
         if resume:
             with fitting(files.state):
                 restore_integrator(self.dynamics, arrays)
+        if settings.stop_above is not None:
+            self._largest_std()  # before any output, should there be none
         self.started, self.first_step = time.perf_counter(), self.step
         self.wall = 0.0
         self.frames_mark, self.log_mark = meta.get("frames"), meta.get("log")
@@ -235,9 +250,10 @@ class _Run:
             self._write_state()  # before any output: whenever the run is killed there is a state to go on from
         columns = ["step", "time_ps", "epot_eV", "ekin_eV", "etot_eV", "conserved_eV", "temperature_K"]
         columns += ["pressure_GPa", "volume_A3"] if self.with_stress else []
+        columns += [_STD_COLUMN] if settings.stop_above is not None else []
         with fitting(files.state):
             self.frames = FrameWriter(files.trajectory, self.frames_mark)
-            self.log = CsvLog(files.log, [*columns, "wall_s"], self.log_mark)
+            self.log = CsvLog(files.log, [*columns, "wall_s"], self.log_mark, [_STD_COLUMN])
 
     def _take_up(self, arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
         """Put structure, random numbers and counts back as they were."""
@@ -253,8 +269,9 @@ class _Run:
     def go(self, report: Callable[[int, float, float], None] | None) -> None:
         """Step until the end; write what is due."""
         if self.nothing_written:
+            self._check_forces()
             self._write_due()
-        while self.step < self.settings.steps:
+        while self.step < self.settings.steps and self.stopped is None:
             try:
                 self.dynamics.step()
             except StructureError as error:
@@ -265,6 +282,7 @@ class _Run:
                 raise self._explosion(
                     f"the temperature is {temperature:.4g} K, above the limit of {self.settings.max_temperature:g} K"
                 )
+            self._check_forces()
             self._write_due()
             if report is not None:
                 report(self.step, temperature, self.atoms.get_potential_energy())
@@ -296,16 +314,31 @@ class _Run:
             trajectory=self.files.trajectory,
             log=self.files.log,
             state=self.files.state,
+            stopped=self.stopped,
         )
+
+    def _check_forces(self) -> None:
+        """Look whether the model is too unsure of a force to go on."""
+        limit = self.settings.stop_above
+        if limit is not None and (largest := self._largest_std()) > limit:
+            self.stopped = largest
+
+    def _largest_std(self) -> float:
+        """The largest standard deviation of an atom's force, eV/Angstrom, of the present frame."""
+        try:
+            return float(self.atoms.calc.get_property("forces_std", self.atoms).max())
+        except PropertyNotImplementedError as error:
+            raise ConfigError(f"stop_above (--stop-above) needs forces_std: {error}") from error
 
     def _write_due(self) -> None:
         """Rows and frames first, then the state, which knows how long they are."""
         step, settings = self.step, self.settings
-        if step % settings.log_every == 0:
+        last = self.stopped is not None
+        if step % settings.log_every == 0 or last:
             self.log.write(self._row())
-        if step % settings.save_every == 0:
+        if step % settings.save_every == 0 or last:
             self.frames.write(snapshot(self.atoms, step=step, time_fs=step * settings.timestep))
-        if step % settings.state_every == 0 or step == settings.steps:
+        if step % settings.state_every == 0 or step == settings.steps or last:
             self.frames_mark, self.log_mark = self.frames.mark, self.log.mark
             self._write_state()
 
@@ -327,6 +360,8 @@ class _Run:
             stress = atoms.get_stress(voigt=True, include_ideal_gas=True)
             row["pressure_GPa"] = f"{-stress[:3].mean() / units.GPa:.5f}"
             row["volume_A3"] = f"{atoms.get_volume():.4f}"
+        if self.settings.stop_above is not None:
+            row[_STD_COLUMN] = f"{self._largest_std():.6f}"
         return row
 
     def _write_state(self) -> None:

@@ -110,17 +110,23 @@ class CsvLog:
 
     Args:
         path: where.
-        columns: the header.
+        columns: the header; a file that is gone on with keeps its own.
         resume: size in bytes to cut the file back to; ``None`` starts a new file.
+        optional: columns that a file which is gone on with may have or lack.
+
+    Raises:
+        SimulationError: the file to go on with has another header.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str], resume: int | None = None) -> None:
+    def __init__(self, path: Path, columns: Sequence[str], resume: int | None = None, optional: Sequence[str] = ()) -> None:
         self.path = path
         self.columns = list(columns)
         if resume is not None and path.is_file():
             with path.open(encoding="utf-8", errors="replace") as file:
-                if file.readline(1000).rstrip("\n").split(",") != self.columns:
-                    raise SimulationError(f"{path} is not the table of this run; it was changed")
+                found = file.readline(1000).rstrip("\n").split(",")
+            if [name for name in found if name not in optional] != [name for name in columns if name not in optional]:
+                raise SimulationError(f"{path} is not the table of this run; it was changed")
+            self.columns = found
         self._file = _open_text(path, resume)
         if resume is None:
             self._line(self.columns)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mlip.models.backbone import InteractionLayer
 from mlip.models.geometry import edge_vectors, forces_from_edges, padded_slots, stress_from_edges
 from mlip.models.potential import Potential
+from mlip.models.uncertainty import Uncertainty, uncertainty_of
 from mlip.nn import EquivariantLinear, GridMix, TensorProductConv
 from mlip.nn.frozenconv import FrozenConv, SpeciesConv
 from mlip.nn.irreps import num_components
@@ -179,11 +180,11 @@ class FrozenNetwork(nn.Module):
                 module.fused = fused
         return self
 
-    def energies(self, species: Tensor, numbers: Tensor, table: Tensor, pairs: PairTables) -> Tensor:
-        """Atomic energies ``[N]`` (eV, float64).
+    def scalars(self, species: Tensor, table: Tensor, pairs: PairTables) -> tuple[Tensor, Tensor]:
+        """What the energy head reads: the last features of degree 0 ``[N, C]``, and smooth coordination numbers ``[N]``.
 
         Args:
-            species: element indices ``[N]``. numbers: atomic numbers ``[N]``.
+            species: element indices ``[N]``.
             table: padded edge vectors ``[N, D, 3]``, Angstrom, float64; padding has the length of the cutoff, D > 0.
         """
         vectors = table.to(self.dtype)
@@ -194,7 +195,13 @@ class FrozenNetwork(nn.Module):
         for layer in self.layers:
             h = layer(h, species, harmonics, basis, pairs)
         assert h is not None
-        energies = self.head(h[0], species, self.envelope(distance).sum(dim=1))
+        return h[0], self.envelope(distance).sum(dim=1)
+
+    def energies(
+        self, scalars: Tensor, coordination: Tensor, species: Tensor, numbers: Tensor, table: Tensor, pairs: PairTables
+    ) -> Tensor:
+        """Atomic energies ``[N]`` (eV, float64), from :meth:`scalars`, atomic numbers ``[N]`` and what else it took."""
+        energies = self.head(scalars, species, coordination)
         if self.zbl is not None:
             there = torch.arange(table.shape[1], device=table.device) < pairs.degree.unsqueeze(1)
             senders = numbers.index_select(0, pairs.neighbours.reshape(-1)).view_as(pairs.neighbours)
@@ -202,16 +209,40 @@ class FrozenNetwork(nn.Module):
             energies = energies + torch.where(there, pair, 0.0).sum(1)
         return energies
 
-    def forward(self, species: Tensor, numbers: Tensor, table: Tensor, *pairs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, species: Tensor, numbers: Tensor, table: Tensor, *pairs: Tensor) -> tuple[Tensor, ...]:
         """``energies`` (see there) and their derivative with respect to ``table``, ``[N, D, 3]`` eV/Angstrom.
 
         ``pairs`` are the tensors of :class:`PairTables`, one by one.
         """
+        energies, gradient, _, _ = self.evaluate(species, numbers, table, PairTables(*pairs))
+        return energies, gradient
+
+    def evaluate(self, species: Tensor, numbers: Tensor, table: Tensor, pairs: PairTables) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As :meth:`forward`, and the two of :meth:`scalars`."""
         with torch.enable_grad():
             leaf = table.detach().requires_grad_()
-            energies = self.energies(species, numbers, leaf, PairTables(*pairs))
+            scalars, coordination = self.scalars(species, leaf, pairs)
+            energies = self.energies(scalars, coordination, species, numbers, leaf, pairs)
             (gradient,) = torch.autograd.grad(energies.sum(), leaf)
-        return energies.detach(), gradient
+        return energies.detach(), gradient, scalars.detach(), coordination.detach()
+
+
+class UncertainNetwork(nn.Module):
+    """A :class:`FrozenNetwork` that gives its atoms' last features ``[N, d]`` (float64, eV) too, from the same pass."""
+
+    def __init__(self, network: FrozenNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, species: Tensor, numbers: Tensor, table: Tensor, *pairs: Tensor) -> tuple[Tensor, ...]:
+        """Energies, derivative, features."""
+        energies, gradient, *scalars = self.network.evaluate(species, numbers, table, PairTables(*pairs))
+        return energies, gradient, self.network.head.features(scalars[0], species, scalars[1])
+
+    def features(self, species: Tensor, table: Tensor, pairs: PairTables) -> Tensor:
+        """The features alone, without a derivative."""
+        scalars, coordination = self.network.scalars(species, table, pairs)
+        return self.network.head.features(scalars, species, coordination)
 
 
 class FastPotential:
@@ -221,11 +252,18 @@ class FastPotential:
 
     Args:
         cutoff: Angstrom. species_of_z: element index of every atomic number; the atoms must be of known elements.
-        network: takes and gives what :meth:`FrozenNetwork.forward` does.
+        network: takes and gives what :meth:`FrozenNetwork.forward` does; with ``uncertainty``, :meth:`UncertainNetwork.forward`.
+        uncertainty: to give ``energy_std`` and ``forces_std`` too.
     """
 
-    def __init__(self, cutoff: float, species_of_z: Tensor, network: Callable[..., tuple[Tensor, Tensor]]) -> None:
-        self.cutoff, self.species_of_z, self.network = cutoff, species_of_z, network
+    def __init__(
+        self,
+        cutoff: float,
+        species_of_z: Tensor,
+        network: Callable[..., tuple[Tensor, ...]],
+        uncertainty: Uncertainty | None = None,
+    ) -> None:
+        self.cutoff, self.species_of_z, self.network, self.uncertainty = cutoff, species_of_z, network, uncertainty
         self._edges: Tensor | None = None
         self._numbers: Tensor | None = None
 
@@ -234,23 +272,49 @@ class FastPotential:
         edges, numbers = graph["edge_index"], graph["atomic_numbers"]
         if edges is not self._edges or numbers is not self._numbers:
             self._tables = PairTables.of_edges(edges, len(numbers))
-            self._species = self.species_of_z.index_select(0, numbers)
+            self.species = self.species_of_z.index_select(0, numbers)
             self._edges, self._numbers = edges, numbers
         return self._tables
+
+    def padded(self, graph: Mapping[str, Any]) -> tuple[Tensor, Tensor, Tensor, PairTables]:
+        """Edge vectors ``[E, 3]``, the place of each in the table, the table ``[N, D, 3]``, and :class:`PairTables`."""
+        slots, pairs = self.tables(graph)
+        vectors = edge_vectors(graph["positions"], graph["cell"], graph["edge_index"], graph["edge_shift"], graph["batch"])
+        table = vectors.new_zeros(*pairs.neighbours.shape, 3)
+        table[..., 2] = self.cutoff
+        table.view(-1, 3).index_copy_(0, slots, vectors)
+        return vectors, slots, table, pairs
 
     @torch.no_grad()
     def __call__(self, graph: Mapping[str, Any], compute_stress: bool = False) -> dict[str, Tensor]:
         """``energy`` [1], ``energies`` [N], ``forces`` [N, 3] and, if asked for, ``stress`` [1, 6]; units as the model's own."""
-        slots, pairs = self.tables(graph)
+        vectors, slots, table, pairs = self.padded(graph)
         numbers, edges = graph["atomic_numbers"], graph["edge_index"]
-        vectors = edge_vectors(graph["positions"], graph["cell"], edges, graph["edge_shift"], graph["batch"])
-        table = vectors.new_zeros(*pairs.neighbours.shape, 3)
-        table[..., 2] = self.cutoff
-        table.view(-1, 3).index_copy_(0, slots, vectors)
-        energies, of_table = self.network(self._species, numbers, table, *pairs)
+        energies, of_table, *features = self.network(self.species, numbers, table, *pairs)
         gradient = of_table.reshape(-1, 3).index_select(0, slots)
         out = {"energy": energies.sum().unsqueeze(0), "energies": energies}
         out["forces"] = forces_from_edges(gradient, edges, len(numbers))
         if compute_stress:
             out["stress"] = stress_from_edges(vectors, gradient, graph["batch"].index_select(0, edges[1]), graph["cell"])
+        if self.uncertainty is not None:
+            out.update(self.uncertainty(features[0], self.species)._asdict())
         return out
+
+
+class FastUncertainty:
+    """``energy_std`` [1] and ``forces_std`` [N] of one structure, without energy and forces (:mod:`mlip.models.uncertainty`).
+
+    Raises:
+        ConfigError: the model has none.
+    """
+
+    def __init__(self, model: Potential) -> None:
+        self.uncertainty = uncertainty_of(model)
+        self.network = UncertainNetwork(FrozenNetwork(model))
+        self.whole = FastPotential(model.cutoff, model.species_of_z, self.network, self.uncertainty)
+
+    @torch.no_grad()
+    def __call__(self, graph: Mapping[str, Any]) -> dict[str, Tensor]:
+        _, _, table, pairs = self.whole.padded(graph)
+        features = self.network.features(self.whole.species, table, pairs)
+        return self.uncertainty(features, self.whole.species)._asdict()

@@ -15,6 +15,7 @@ from mlip.models.config import ModelConfig
 from mlip.models.density import DensityHead
 from mlip.models.densitystats import DensityReference
 from mlip.models.geometry import edge_vectors, forces_from_edges, padded_slots, stress_from_edges
+from mlip.models.uncertainty import Uncertainty, uncertainty_of
 from mlip.models.zbl import ZBL
 
 MAX_Z = 118
@@ -48,6 +49,21 @@ class EnergyHead(nn.Module):
         self.e0, self.energy_scale = e0.to(self.e0.device), scale.to(self.energy_scale.device)
         return self
 
+    def features(self, scalars: Tensor, species: Tensor, coordination: Tensor) -> Tensor:
+        """s f(n_i) (hidden layer, element, h_i scalars): ``[N, hidden + elements + C]``, eV, float64.
+
+        The first two are phi_i with E_i = E0 + phi_i . (weights of the last layer, b).
+        """
+        hidden = self.network[1](self.network[0](scalars)).double()
+        element = nn.functional.one_hot(species, len(self.bias)).double()
+        bonded = torch.tanh(4 * coordination).double()
+        return (self.energy_scale * bonded).unsqueeze(1) * torch.cat([hidden, element, scalars.double()], dim=1)
+
+    @property
+    def num_linear(self) -> int:
+        """How many of :meth:`features` are phi_i."""
+        return int(self.network[0].out_features) + len(self.bias)  # type: ignore[arg-type]
+
     def forward(self, scalars: Tensor, species: Tensor, coordination: Tensor) -> Tensor:
         """Scalars ``[N, C]`` and smooth coordination numbers ``[N]`` -> atomic energies ``[N]``, eV, float64."""
         learned = self.network(scalars).squeeze(1).double() + self.bias.index_select(0, species).double()
@@ -60,7 +76,8 @@ class Potential(nn.Module):
 
     Attributes:
         config: hyper-parameters. elements: atomic numbers it knows. cutoff: Angstrom. metadata: free-form JSON (level of theory,
-        validation errors, training data). head: of the energy, or None. density_head: or None.
+        validation errors, training data). head: of the energy, or None. density_head: or None. uncertainty: fitted to the finished
+        weights by :func:`mlip.training.uncertainty.fit_uncertainty`, or None.
     """
 
     species_of_z: Tensor
@@ -94,6 +111,7 @@ class Potential(nn.Module):
         if config.energy:
             self.head = EnergyHead(config.channels, config.readout_hidden, reference, energy_scale, shift)
         self.zbl = ZBL() if config.zbl else None
+        self.uncertainty: Uncertainty | None = None
         self.density_head: DensityHead | None = None
         if density is not None:
             num_basis = self.backbone.radial.num_features
@@ -154,6 +172,7 @@ class Potential(nn.Module):
         compute_density: bool | None = None,
         compute_energy: bool | None = None,
         project_density: bool | None = None,
+        compute_uncertainty: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate a batch.
 
@@ -166,20 +185,23 @@ class Potential(nn.Module):
             compute_density: also return the density. ``None``: only a model without an energy head.
             compute_energy: ``None``: a model with an energy head; False spares a model with both heads the energy.
             project_density: to the electron count; ``None``: as configured.
+            compute_uncertainty: also return the two standard deviations.
 
         Returns:
             ``energy`` [B] and ``energies`` [N] (eV, float64); ``forces`` [N, 3] (eV/Angstrom) and ``stress`` [B, 6]
             (eV/Angstrom^3, ASE's sign and Voigt order; NaN without a cell) in float64; ``density_coefficients`` [K],
-            ``density_ptr`` [B+1] and ``density_electrons`` [B] as in :mod:`mlip.models.density`.
+            ``density_ptr`` [B+1] and ``density_electrons`` [B] as in :mod:`mlip.models.density`; ``energy_std`` [B] and
+            ``forces_std`` [N] as in :mod:`mlip.models.uncertainty`.
 
         Raises:
             StructureError: an element that the model does not know.
-            ConfigError: it lacks the head that is asked for.
+            ConfigError: it lacks the head, or the uncertainty, that is asked for.
         """
         energy = self.has_energy if compute_energy is None else compute_energy
         forces = energy if compute_forces is None else compute_forces
         density = not self.has_energy if compute_density is None else compute_density
         self._check_heads(energy or forces or compute_stress, density)
+        uncertainty = uncertainty_of(self) if compute_uncertainty else None
         derivatives, keep = forces or compute_stress, self.training
         edge_index, batch = graph["edge_index"], graph["batch"]
         species = self.species(graph["atomic_numbers"])
@@ -192,6 +214,9 @@ class Potential(nn.Module):
             node = self.node_features(species, vectors, edge_index)
             if energy or derivatives:
                 out.update(self._energies(node, graph, species, vectors, forces, compute_stress))
+        if uncertainty is not None:
+            features = self.last_features(node, species)
+            out.update(uncertainty(features, species, batch, int(graph["num_graphs"]))._asdict())
         if density and self.density_head is not None:
             with torch.set_grad_enabled(wanted):
                 out.update(self.density_head(node, species, batch, int(graph["num_graphs"]), graph.get("charge"), project_density))
@@ -240,6 +265,13 @@ class Potential(nn.Module):
         table = table.index_copy(0, slots, vectors).to(self.dtype).view(num_nodes, width, 3)
         neighbours = edge_index.new_zeros(num_nodes * width).index_copy(0, slots, edge_index[0]).view(num_nodes, width)
         return self.backbone(species, table, neighbours, degree)
+
+    def last_features(self, node: NodeFeatures, species: Tensor) -> Tensor:
+        """:meth:`EnergyHead.features` of every atom ``[N, d]``, without a gradient."""
+        if self.head is None:
+            raise ConfigError("this model has no energy head")
+        with torch.no_grad():
+            return self.head.features(node.features[:, 0], species, node.coordination)
 
     def atomic_energies(
         self, node: NodeFeatures, species: Tensor, numbers: Tensor, vectors: Tensor, edge_index: Tensor

@@ -5,6 +5,7 @@ torch and Lightning are loaded only once the options are known to be good.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
     from mlip.models import Potential
 
 
-def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dry_run: bool) -> int:
-    """Train, resume or dry-run; returns the exit code (130 after Ctrl-C)."""
+def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dry_run: bool, source: str | None = None) -> int:
+    """Train, fine-tune ``source``, resume or dry-run; returns the exit code (130 after Ctrl-C)."""
     started = time.monotonic()
-    config = load_config(config_file, overrides)
+    start = [] if source is None else [f"model.init_from={json.dumps(source)}"]
+    config = load_config(config_file, [*overrides, *start])
     from mlip.training.run import train
     from mlip.training.runfolder import RunFolder
 

@@ -15,7 +15,7 @@ from mlip.config import LossSection
 from mlip.training.density import difference
 from mlip.training.losses import TERMS, atoms_per_graph, loss_sums
 from mlip.training.metrics import ErrorSums
-from mlip.training.predict import density_degrees, has_energy, pair_gate_of, predict
+from mlip.training.predict import density_degrees, has_energy, has_uncertainty, pair_gate_of, predict
 
 PARITY_POINTS = 200_000
 
@@ -29,6 +29,8 @@ class Parity:
         energy: eV/atom. forces: eV/Angstrom, with the atoms' numbers in ``forces_elements``. stress: eV/Angstrom^3.
         density: coefficients by degree, in units of the spread of their shells; l = 0 relative to its mean in the training set.
             density_elements: the atomic number of each.
+        energy_std, forces_std: absolute error (of a force: root mean square of its components) beside the standard deviation, eV
+            and eV/Angstrom.
     """
 
     e0: Tensor | None = None
@@ -38,6 +40,8 @@ class Parity:
     stress: list[np.ndarray] = field(default_factory=list)
     density: dict[int, list[np.ndarray]] = field(default_factory=dict)
     density_elements: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    energy_std: list[np.ndarray] = field(default_factory=list)
+    forces_std: list[np.ndarray] = field(default_factory=list)
 
     def add(self, prediction: dict[str, Tensor], graph: dict[str, Any]) -> None:
         """Keep a batch's labelled numbers, up to :data:`PARITY_POINTS` of each kind."""
@@ -60,6 +64,10 @@ class Parity:
                 self.forces_elements.append(graph["atomic_numbers"][rows].cpu().numpy())
         if "stress" in prediction:
             self._keep(self.stress, graph["stress"], prediction["stress"])
+        if "energy_std" in prediction:
+            self._keep(self.energy_std, (prediction["energy"] - graph["energy"]).abs(), prediction["energy_std"])
+            errors = (prediction["forces"].double() - graph["forces"]).square().mean(1).sqrt()
+            self._keep(self.forces_std, errors, prediction["forces_std"])
 
     def _add_density(self, prediction: dict[str, Tensor], graph: dict[str, Any]) -> None:
         found = difference(prediction, graph)
@@ -145,7 +153,7 @@ def evaluate(
         stress: compute stresses, for batches that have stress labels.
         collect: keep labels and predictions for parity plots.
     """
-    errors = ErrorSums(list(elements), density_degrees(model), pairs=pair_gate_of(model) is not None)
+    errors = ErrorSums(list(elements), density_degrees(model), pair_gate_of(model) is not None, has_uncertainty(model))
     penalties = torch.zeros(len(TERMS), dtype=torch.float64)
     counts = torch.zeros(len(TERMS), dtype=torch.float64)
     parity = Parity(reference_table(model)) if collect else None

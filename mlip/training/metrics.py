@@ -17,12 +17,12 @@ EV = 1000.0  # meV in one eV
 UNITS = {
     "energy": "meV", "energy_per_atom": "meV/atom", "forces": "meV/A", "stress": "meV/A^3", "stress_GPa": "GPa",
     "density_coulomb": "mHa/e", "density_overlap": "%", "density_electrons": "me", "density": "sd",
-    "density_pairs": "%",
+    "density_pairs": "%", "energy_std": "meV", "forces_std": "meV/A",
 }  # fmt: skip
 SCALES = {
     "energy": EV, "energy_per_atom": EV, "forces": EV, "stress": EV, "stress_GPa": 1.0 / GPa,
     "density_coulomb": 1000.0, "density_overlap": 100.0, "density_electrons": 1000.0, "density": 1.0,
-    "density_pairs": 100.0,
+    "density_pairs": 100.0, "energy_std": EV, "forces_std": EV,
 }  # fmt: skip
 
 
@@ -37,16 +37,20 @@ class ErrorSums:
     projected. One a coefficient: ``density``, ``density/<element>`` and ``density/l=<l>``, errors in units of the spread (standard
     deviation about the element's mean) of the coefficient's shell in the training set.
 
-    Not an error: ``density_pairs``, the share of the pairs that the density head's pair gate lets through; it has a mean alone.
+    Not errors: ``density_pairs``, the share of the pairs that the density head's pair gate lets through; it has a mean alone.
+    ``energy_std`` and ``forces_std``, the standard deviations that the model gives where there are labels: root mean squares, to be
+    compared with the errors'.
 
     Args:
         elements: atomic numbers that may occur.
         degrees: degrees of the coefficients; none without a density.
         pairs: count the pairs of a pair gate.
+        deviations: count standard deviations.
     """
 
-    def __init__(self, elements: Sequence[int], degrees: Sequence[int] = (), pairs: bool = False):
+    def __init__(self, elements: Sequence[int], degrees: Sequence[int] = (), pairs: bool = False, deviations: bool = False):
         self.elements, self.degrees, self.pairs = sorted(int(z) for z in elements), sorted(degrees), pairs
+        self.deviations = deviations
         self.names = ["energy", "energy_per_atom", "forces", "stress"]
         self.names += [f"forces/{chemical_symbols[z]}" for z in self.elements]
         if self.degrees:
@@ -55,6 +59,8 @@ class ErrorSums:
             self.names += [f"density/l={degree}" for degree in self.degrees]
         if self.pairs:
             self.names.append("density_pairs")
+        if self.deviations:
+            self.names += ["energy_std", "forces_std"]
         self.sums = torch.zeros(len(self.names), 3, dtype=torch.float64)  # count, |x|, x^2
 
     @torch.no_grad()
@@ -70,6 +76,9 @@ class ErrorSums:
             self._put("stress", label_differences(prediction, graph, "stress", per_atom=False))
         if "density_coefficients" in prediction and "density_size" in graph and self.degrees:
             self._add_density(prediction, graph)
+        if self.deviations and "energy_std" in prediction:
+            self._put("energy_std", prediction["energy_std"][torch.isfinite(graph["energy"])])
+            self._put("forces_std", prediction["forces_std"][torch.isfinite(graph["forces"]).all(1)])
         if self.pairs and "density_pairs" in prediction:
             pairs, kept = (prediction[name].detach().sum().cpu() for name in ("density_pairs", "density_pairs_kept"))
             self.sums[self.names.index("density_pairs")] += torch.stack([pairs, kept, kept])
@@ -98,7 +107,7 @@ class ErrorSums:
 
     def empty(self) -> ErrorSums:
         """The same quantities, nothing counted."""
-        return ErrorSums(self.elements, self.degrees, self.pairs)
+        return ErrorSums(self.elements, self.degrees, self.pairs, self.deviations)
 
     def _put(self, name: str, difference: Tensor) -> None:
         difference = difference.detach().double().cpu()
@@ -112,13 +121,18 @@ class ErrorSums:
                 self._put(f"forces/{chemical_symbols[z]}", rows[torch.isfinite(rows)])
 
     def report(self) -> dict[str, dict[str, float]]:
-        """``{quantity: {mae, rmse, count}}`` of what was labelled, ``{mean, count}`` of pairs, in the units of :data:`UNITS`."""
+        """``{quantity: {mae, rmse, count}}`` of what was labelled, ``{mean, count}`` of pairs, ``{rms, count}`` of standard
+        deviations, in the units of :data:`UNITS`.
+        """
         report: dict[str, dict[str, float]] = {}
         for name, (count, absolute, square) in zip(self.names, self.sums.tolist(), strict=True):
             if count == 0:
                 continue
             if name == "density_pairs":
                 report[name] = {"mean": absolute / count * SCALES[name], "count": int(count)}
+                continue
+            if name.endswith("_std"):
+                report[name] = {"rms": (square / count) ** 0.5 * SCALES[name], "count": int(count)}
                 continue
             mae, rmse = absolute / count, (square / count) ** 0.5
             for shown in (name, "stress_GPa") if name == "stress" else (name,):

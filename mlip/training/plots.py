@@ -12,7 +12,7 @@ from ase.data.colors import jmol_colors
 from ase.units import GPa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, LogLocator, NullFormatter
 
 from mlip.files import atomic_path
 from mlip.training.evaluate import Parity
@@ -64,7 +64,9 @@ def learning_curve(rows: Sequence[dict[str, float]], path: Path) -> Path:
 
 
 def parity_plots(parities: dict[str, Parity], folder: Path) -> list[Path]:
-    """``parity_energy.png``, ``parity_forces.png``, ``..._stress.png``, ``..._density.png``; kinds without labels are left out."""
+    """``parity_energy.png``, ``..._forces.png``, ``..._stress.png``, ``..._density.png`` and ``calibration.png`` of standard
+    deviations; kinds without labels are left out.
+    """
     written = []
     if any(parity.energy for parity in parities.values()):
         written.append(_parity_energy(parities, folder / "parity_energy.png"))
@@ -75,7 +77,54 @@ def parity_plots(parities: dict[str, Parity], folder: Path) -> list[Path]:
         written.append(_by_set(sets, "stress component", "GPa", "GPa", 1.0, folder / "parity_stress.png"))
     if any(parity.density for parity in parities.values()):
         written.append(_parity_density(parities, folder / "parity_density.png"))
+    if any(parity.forces_std for parity in parities.values()):
+        written.append(calibration_plot(parities, folder / "calibration.png"))
     return written
+
+
+def calibration_bins(errors: np.ndarray, deviations: np.ndarray, least: int = 20, most: int = 12) -> np.ndarray:
+    """Root mean squares of standard deviations and of errors ``[2, bins]``, in bins of equal numbers by standard deviation.
+
+    Args:
+        errors, deviations: ``[n]``. least: in each bin, unless there are fewer in all. most: bins.
+    """
+    order = np.argsort(deviations, kind="stable")
+    parts = np.array_split(order, max(1, min(most, len(order) // least)))
+    return np.array([[np.sqrt(np.square(values[part]).mean()) for part in parts] for values in (deviations, errors)])
+
+
+def log_square(axis: Any, values: np.ndarray) -> None:
+    """Logarithmic axes alike for both, around ``values``, with a diagonal."""
+    low, high = 0.5 * max(float(values.min()), 1e-6), 2.0 * float(values.max())
+    axis.plot([low, high], [low, high], color="0.4", lw=0.8, zorder=0)
+    axis.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    for each in (axis.xaxis, axis.yaxis):
+        each.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        each.set_major_formatter(lambda value, _: f"{value:g}")
+        each.set_minor_formatter(NullFormatter())
+
+
+def calibration_plot(parities: dict[str, Parity], path: Path) -> Path:
+    """Errors against the standard deviations that were predicted for them: on the diagonal they are as large as they should be."""
+    figure = Figure(figsize=(9.6, 4.6), layout="constrained")
+    for axis, what, unit in zip(figure.subplots(1, 2), ("energy", "forces"), ("meV", "meV/Å"), strict=True):
+        shown = []
+        for (name, parity), colour in zip(parities.items(), COLOURS * 9, strict=False):
+            found = getattr(parity, f"{what}_std")
+            if not found:
+                continue
+            errors, deviations = 1000.0 * _joined(found)
+            bins = calibration_bins(errors, deviations)
+            few = slice(None, None, max(1, len(errors) // 2000))
+            axis.plot(deviations[few], errors[few], ".", color=colour, ms=2, alpha=0.2, rasterized=True)
+            axis.plot(*bins, "o-", color=colour, ms=5, lw=1.2, label=name)
+            shown.append(bins)
+        log_square(axis, np.concatenate([bins.ravel() for bins in shown]))
+        axis.set_xlabel(f"{what}_std ({unit})")
+        axis.set_ylabel(f"error ({unit}); circles: root mean square of a bin")
+        axis.grid(alpha=0.3, lw=0.4)
+        axis.legend(fontsize=8, loc="upper left")
+    return save(figure, path)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:

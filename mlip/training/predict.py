@@ -31,13 +31,17 @@ def density_degrees(model: nn.Module) -> list[int]:
     return sorted({degree for z in basis.elements for degree in basis.degrees(z)}) if basis is not None else []
 
 
+def has_uncertainty(model: nn.Module) -> bool:
+    """Whether a model gives standard deviations of energies and forces."""
+    return getattr(model, "uncertainty", None) is not None
+
+
 def predict(model: nn.Module, graph: dict[str, Any], stress: bool = False) -> dict[str, Tensor]:
     """Everything that a model gives for a batch: the stress only where it is asked for, the density where there are labels."""
-    density = has_density(model) and "density_size" in graph
     if not has_energy(model):
         return model(graph, compute_forces=False, compute_density=True)
-    if density:
-        prediction = model(graph, compute_forces=True, compute_stress=stress, compute_density=True)
-    else:
-        prediction = model(graph, compute_forces=True, compute_stress=stress)
+    more = {"compute_density": True} if has_density(model) and "density_size" in graph else {}
+    if has_uncertainty(model):
+        more["compute_uncertainty"] = True
+    prediction = model(graph, compute_forces=True, compute_stress=stress, **more)
     return prediction if stress else {name: value for name, value in prediction.items() if name != "stress"}

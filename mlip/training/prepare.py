@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ase.data import atomic_numbers as number_of
 from ase.data import chemical_symbols
 
 from mlip.config import RunConfig
 from mlip.data.audit import AuditReport, audit_frames
 from mlip.data.batching import BudgetBatchSampler
 from mlip.data.density import Metric
-from mlip.data.e0 import CompositionSums, fit_e0, is_isolated_atom, isolated_atom_energies
+from mlip.data.e0 import CompositionSums, is_isolated_atom, isolated_atom_energies
 from mlip.data.frame import Frame, FrameSubset, count_atoms
 from mlip.data.graph import GraphDataset
 from mlip.data.readers import open_files, open_frames
 from mlip.data.split import split_frames
 from mlip.errors import ConfigError
+from mlip.files import fingerprint
 from mlip.models import DensityReference, Potential, build
 from mlip.training.density import METRICS
+from mlip.training.finetune import Start, begin, go_on, joined_reference
 from mlip.training.graphs import TrainingGraphs, available_metrics, frame_weights
 from mlip.training.prepare_density import density_reference, leave_out_broken_symmetry, report_broken_symmetry
+from mlip.training.prepare_e0 import reference_energies
+from mlip.training.source import Source
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class Prepared:
         density: basis, baseline and spreads of the density labels; ``None`` without a density head. labelled: training frames
             that have one.
         weights: of the training frames in the loss; ``None`` where all count alike.
+        start: the trained network to begin with, in fine-tuning; ``elements`` are then all that it knows.
 
     Without an energy head ``e0`` is empty and ``force_rms`` is 1.
     """
@@ -65,14 +69,19 @@ class Prepared:
     density: DensityReference | None = None
     labelled: int = 0
     weights: np.ndarray | None = None
+    start: Start | None = None
 
     def sets(self) -> dict[str, Sequence[Frame]]:
         """Everything that the results table covers: some of train, valid, tests."""
         return {"train": subset(self.train, TRAIN_TABLE_FRAMES), "valid": self.valid, **self.tests}
 
 
-def prepare(config: RunConfig) -> Prepared:
+def prepare(config: RunConfig, begun: Mapping[str, Any] | None = None) -> Prepared:
     """Open, audit and split the data; find E0 and the force scale.
+
+    Args:
+        config: a checked config with absolute data paths.
+        begun: content of the training checkpoint of a run that goes on.
 
     Raises:
         DataError: a label that has a weight is missing or impossible; an element of valid or test is not in train.
@@ -101,21 +110,44 @@ def prepare(config: RunConfig) -> Prepared:
     }
     for name, frames in tests.items():
         audits[name] = audit_frames(frames, needed=set())
-    elements = _elements(train)
+    source = _source(config, begun)
+    present = _elements(train)
+    elements = present if source is None else sorted({*present, *source.elements})
     charges, spins = _charges_and_spins(train)
     for name, frames in {"valid": valid, **tests}.items():
         unknown = [chemical_symbols[z] for z in _elements(frames) if z not in elements]
         if unknown:
             raise ConfigError(f"data.{name} holds {', '.join(unknown)}, which no training frame has; drop those frames")
     energy, density = "energy" in config.heads, "density" in config.heads
-    e0, note = reference_energies(config, train, elements, atoms) if energy else ({}, "no energies")
-    scale = force_rms(train) if energy else 1.0
     theory = getattr(everything, "attrs", {}).get("level_of_theory")
     reference, labelled = density_reference(config, train, {"valid": valid, **tests}) if density else (None, 0)
-    return Prepared(
-        train, valid, tests, elements, e0, note, scale, theory, fingerprint(data.train), audits, charges, spins,
-        reference, labelled, frame_weights(train, data.weights) if data.weights else None,
+    prepared = Prepared(
+        train, valid, tests, elements, {}, "no energies", force_rms(train) if energy else 1.0, theory, fingerprint(data.train),
+        audits, charges, spins, reference, labelled, frame_weights(train, data.weights) if data.weights else None,
     )  # fmt: skip
+    if source is not None:
+        return _fine_tuned(config, prepared, source, present, atoms, begun)
+    if energy:
+        prepared.e0, prepared.e0_note = reference_energies(config, train, elements, atoms)
+    return prepared
+
+
+def _source(config: RunConfig, begun: Mapping[str, Any] | None) -> Source | None:
+    """The trained model that the run starts from, or has started from; ``None``: from scratch."""
+    if config.model.init_from is None:
+        return None
+    return Source.read(config.model.init_from) if begun is None else Source(**begun["start"]["source"])
+
+
+def _fine_tuned(
+    config: RunConfig, data: Prepared, source: Source, present: list[int], atoms: dict[int, float], begun: Mapping[str, Any] | None
+) -> Prepared:
+    """``data`` with the network to start from; ``present`` are the elements of the training frames."""
+    density = data.density
+    if density is not None:
+        density = joined_reference(source, density) if begun is None else DensityReference.from_dict(begun["density"])
+    start = begin(config, source, data.train, present, atoms, density) if begun is None else go_on(config, begun, density)
+    return replace(data, density=density, e0=start.e0, e0_note=start.e0_note, start=start)
 
 
 def check_workers(config: RunConfig) -> None:
@@ -185,43 +217,6 @@ def _charges_and_spins(frames: Sequence[Frame]) -> tuple[list[int], list[int]]:
     return sorted({charge for charge, _ in pairs}), sorted({spin for _, spin in pairs})
 
 
-def reference_energies(
-    config: RunConfig, train: Sequence[Frame], elements: list[int], atoms: dict[int, float]
-) -> tuple[dict[int, float], str]:
-    """E0 of each element in eV as ``data.e0`` asks for, and a sentence that says where they come from."""
-    choice = config.data.e0
-    if isinstance(choice, dict):
-        return _given(choice, elements)
-    if config.data.isolated_atoms:
-        frames = open_frames(config.data.isolated_atoms, config.data.keys, config.data.units)
-        atoms = {**atoms, **isolated_atom_energies(frames)}
-    lacking = [chemical_symbols[z] for z in elements if z not in atoms]
-    wanted = choice == "isolated" or (choice == "auto" and config.data.isolated_atoms is not None)
-    if wanted and lacking:
-        raise ConfigError(
-            f"data.e0: no isolated atom of {', '.join(lacking)} in the data; add one-atom frames "
-            "(data.isolated_atoms), give data.e0 as {H: -13.6, ...}, or choose least_squares"
-        )
-    if choice != "least_squares" and not lacking:
-        return {z: atoms[z] for z in elements}, "E0 from isolated atoms"
-    energies, rank = fit_e0(train, elements)
-    note = f"E0 by least squares over the training set, rank {rank} of {len(elements)} elements"
-    if rank < len(elements):
-        note += " (NOT determined one by one: only sums over the compositions seen in training mean something)"
-    return energies, note
-
-
-def _given(choice: dict[str, float], elements: list[int]) -> tuple[dict[int, float], str]:
-    unknown = [name for name in choice if name not in number_of]
-    if unknown:
-        raise ConfigError(f"data.e0: {', '.join(unknown)} is not an element; use symbols such as H: -13.6")
-    energies = {number_of[name]: float(value) for name, value in choice.items()}
-    lacking = [chemical_symbols[z] for z in elements if z not in energies]
-    if lacking:
-        raise ConfigError(f"data.e0: no value for {', '.join(lacking)}, which occurs in the training set; add it")
-    return {z: energies[z] for z in elements}, "E0 as given in the config"
-
-
 def force_rms(frames: Sequence[Frame]) -> float:
     """Root mean square of the force components, eV/Angstrom; 1 where there are no forces."""
     total, count = 0.0, 0
@@ -230,14 +225,6 @@ def force_rms(frames: Sequence[Frame]) -> float:
             known = frame.forces[np.isfinite(frame.forces)]
             total, count = total + float(np.square(known, dtype=np.float64).sum()), count + known.size
     return max((total / count) ** 0.5, 1e-3) if count else 1.0
-
-
-def fingerprint(files: str | Path | Sequence[str]) -> str:
-    """SHA-256 of a file; of several, that of their fingerprints one after the other."""
-    if not isinstance(files, str | Path):
-        return hashlib.sha256("".join(map(fingerprint, files)).encode()).hexdigest()
-    with open(files, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def training_graphs(config: RunConfig, prepared: Prepared, cutoff: float) -> TrainingGraphs:
@@ -287,7 +274,9 @@ def bonding_energies(prepared: Prepared) -> dict[int, float]:
 
 
 def new_model(config: RunConfig, prepared: Prepared) -> Potential:
-    """The untrained model, scaled to the training set."""
+    """The untrained model, scaled to the training set; in fine-tuning the trained one to start from."""
+    if prepared.start is not None:
+        return copy.deepcopy(prepared.start.model)
     fields = config.model.resolve()
     graphs = GraphDataset(subset(prepared.train, SCALE_FRAMES), fields.cutoff, cache_bytes=0)
     return build(

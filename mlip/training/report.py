@@ -26,6 +26,7 @@ from mlip.training.prepare_density import usable_reference
 from mlip.training.results import clock, results_table, write_results
 from mlip.training.runfolder import RunFolder
 from mlip.training.state import Progress
+from mlip.training.uncertainty import fit_uncertainty
 
 
 def describe_data(
@@ -35,6 +36,8 @@ def describe_data(
     sets = {"train": data.train, "valid": data.valid, **data.tests}
     counts = ", ".join(f"{len(frames)} {name}" for name, frames in sets.items())
     console.print(f"frames: {counts}", highlight=False)
+    for line in data.start.lines(data.level_of_theory) if data.start is not None else []:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if model.has_energy:
         energies = "  ".join(f"{chemical_symbols[z]} {data.e0[z]:.4f}" for z in data.elements)
         console.print(f"{data.e0_note} (eV): {energies}", highlight=False, soft_wrap=True)
@@ -122,8 +125,11 @@ def finish(
     names = ", ".join(Path(file).name for file in config.data.train_files)
     metadata |= {"training": about, "training_data": {"file": names, "sha256": data.fingerprint}}
     metadata |= {"charges": data.charges, "spins": data.spins}
+    if data.start is not None:
+        metadata["fine_tuned_from"] = data.start.source.record()
     save_model(model, folder.model, metadata)
     start = time.monotonic()
+    note = fit_uncertainty(model, data.train, data.valid)
     outcomes = {}
     for name, frames in data.sets().items():
         outcomes[name] = evaluate_frames(model, frames, config.data.valid_batch_size, config.run.plots)
@@ -139,6 +145,8 @@ def finish(
     write_results(folder.path, reports, frames_of, about)
     say_results(console, reports, frames_of)
     warn_of_skipped(console, progress)
+    if note:
+        console.print(note, highlight=False, soft_wrap=True)
     console.print(
         f"{progress.finished}: {progress.epoch} epochs, {progress.step} steps in {clock(progress.elapsed)}; "
         f"best at epoch {progress.best_epoch}\nmodel, tables and plots: {folder.path}",

@@ -17,9 +17,11 @@ Report = dict[str, dict[str, float]]
 _NAMES = {
     "energy_per_atom": "energy/atom", "energy": "energy", "forces": "forces", "stress": "stress",
     "density_coulomb": "density, Coulomb", "density_overlap": "density, overlap",
+    "energy_std": "energy_std (predicted)", "forces_std": "forces_std (predicted)",
     "density_electrons": "electrons, unprojected", "density": "coefficients", "density_pairs": "pairs let through (mean)",
 }  # fmt: skip
-_ORDER = ("energy_per_atom", "energy", "forces", "forces/", "stress", "stress_GPa", *tuple(_NAMES)[4:], "density/")
+_ORDER: tuple[str, ...] = ("energy_per_atom", "energy", "energy_std", "forces", "forces/", "forces_std", "stress", "stress_GPa")
+_ORDER += (*tuple(name for name in _NAMES if name.startswith("density")), "density/")
 
 
 def results_table(reports: dict[str, Report], frames: dict[str, int]) -> Table:
@@ -45,7 +47,9 @@ def results_table(reports: dict[str, Report], frames: dict[str, int]) -> Table:
 
 
 def _cells(found: dict[str, float]) -> list[str]:
-    """MAE and RMSE; of what is no error, its mean."""
+    """MAE and RMSE; of what is no error, its mean or its root mean square."""
+    if "rms" in found:
+        return ["", number(found["rms"])]
     return [number(found["mean"]), ""] if "mean" in found else [number(found["mae"]), number(found["rmse"])]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Iterator
@@ -30,12 +32,16 @@ from mlip.training.evaluate import Evaluation, evaluate
 from mlip.training.gating import reduce_as_before
 from mlip.training.loader import BatchStream, bytes_of, evaluation_batches, load_batches, to_device
 from mlip.training.module import PotentialModule
-from mlip.training.prepare import Prepared, new_model, prepare, training_batches, training_graphs, validation_graphs
+from mlip.training.prepare import Prepared, new_model, prepare, subset, training_batches, training_graphs, validation_graphs
 from mlip.training.progress import LiveProgress
 from mlip.training.report import describe_data, finish
 from mlip.training.runfolder import RunFolder
 from mlip.training.schedule import Budget
 from mlip.training.state import fitting, progress_of, read_checkpoint
+from mlip.training.uncertainty import FIT_FRAMES
+
+FEATURE_COST = 0.3
+"""Features of a frame take a quarter of an evaluation with forces (small preset, AcAc, CPU), the making of its graph apart."""
 
 
 def train(
@@ -68,8 +74,8 @@ def train(
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
-    data = prepare(config)
     content = read_checkpoint(folder.checkpoint) if resumed else None
+    data = prepare(config, content)
     if content is not None:
         data = _as_begun(folder, data, content)
     model = new_model(config, data)
@@ -110,10 +116,14 @@ def fit(
         stream.start = (place.epoch, place.batch)
         if place.finished:
             return _finished(config, budget, folder, model)
+    model.uncertainty = None  # should it have one, it belongs to the weights of now; the finished ones get theirs
+    extra: dict[str, Any] = {"fingerprint": data.fingerprint, "density": data.density.to_dict() if data.density else None}
+    if data.start is not None:
+        extra["start"] = data.start.state()
     module = PotentialModule(model.train(), config, data.elements)
     conductor = Conductor(
         config, Validator(config, data, model.cutoff), budget, folder.checkpoint,
-        extra={"fingerprint": data.fingerprint, "density": data.density.to_dict() if data.density else None},
+        extra=extra,
         final_cost=final_cost(data),
         on_validation=lambda progress: folder.write_log(progress.history),
     )  # fmt: skip
@@ -122,10 +132,13 @@ def fit(
         if trainer.world_size > 1:
             sampler = training_batches(config, graphs, trainer.global_rank, trainer.world_size)
             stream.batches = sampler
+        on_interrupt = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, stream)
         except SystemExit as error:
             if trainer.interrupted:
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGINT, on_interrupt)  # Lightning has made this process deaf to Ctrl-C
                 raise KeyboardInterrupt from error
             raise
     return conductor
@@ -183,9 +196,10 @@ class Validator:
 
 
 def final_cost(data: Prepared) -> float:
-    """Atoms of the final evaluation over atoms of the validation set."""
+    """Atoms of the final evaluation, and of the passes that fit the uncertainty, over atoms of the validation set."""
     atoms = sum(int(count_atoms(frames).sum()) for frames in data.sets().values())
-    return atoms / max(1, int(count_atoms(data.valid).sum()))
+    train, valid = (int(count_atoms(frames).sum()) for frames in (subset(data.train, FIT_FRAMES), data.valid))
+    return (atoms + FEATURE_COST * train + (1 + FEATURE_COST) * valid) / max(1, valid)
 
 
 def make_trainer(config: RunConfig, callbacks: list[Any], folder: Path) -> Trainer:

@@ -116,7 +116,8 @@ def _written_config(path: Path, choice: str) -> dict[str, Any]:
 def plain_config(config: RunConfig) -> dict[str, Any]:
     """The config as nested plain values, the model section written out in full."""
     values = config.model_dump(mode="json")
-    values["model"] = {"preset": None, **config.model.resolve().model_dump(mode="json")}
+    start = {} if config.model.init_from is None else {"init_from": config.model.init_from}
+    values["model"] = {"preset": None, **start, **config.model.resolve().model_dump(mode="json")}
     return values
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from in_process import command
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,30 +67,79 @@ def test_a_command_that_is_wrong_does_not_parse(line, message):
         parse(line)
 
 
-def test_python_example_runs(tmp_path, monkeypatch):
-    """The example with the demo's model replaced by an untrained one of the same elements."""
-    from mlip.checkpoint import save_model
-    from mlip.models import build
-
-    (code,) = [block for block in blocks("python") if "runs/demo/model.safetensors" in block]
-    model = save_model(build({"channels": 4, "l_max": 1}, ["H", "C", "O"], seed=0), tmp_path / "model.safetensors")
-    monkeypatch.chdir(ROOT)
-    code = code.replace("runs/demo/model.safetensors", str(model)).replace("run(fmax=0.01)", "run(fmax=0.01, steps=3)")
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
+def example(number):
+    """The text of one of the five examples."""
+    return re.search(rf"^### {number}\. .*?(?=^##)", README, flags=re.S | re.M).group()
 
 
-@pytest.mark.parametrize("name", ["accelerate", "warm_start"])
-def test_scf_example_runs(tmp_path, name):
+def code_of(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.S)
+
+
+def run_lines(text, folder):
+    """The commands of an example's shell block, in this process; they have to succeed."""
+    (block,) = code_of(text, "sh")
+    for line in block.splitlines():
+        if line.startswith("mlip "):
+            program, *arguments = shlex.split(line, comments=True)
+            result = command(program, *arguments, cwd=folder)
+            assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A folder with the files that the examples read, the training set cut to 12 frames; example 1 has been run in it."""
+    from mlip.data.readers import open_frames
+    from mlip.data.writer import write_frames
+
+    folder = tmp_path_factory.mktemp("clone")
+    (folder / "datasets" / "organics").mkdir(parents=True)
+    (folder / "datasets" / "structures").symlink_to(ROOT / "datasets" / "structures")
+    frames = open_frames(ROOT / "datasets" / "organics" / "organics.h5")
+    ethanol = [frame for frame in frames if sorted(frame.atomic_numbers) == [1] * 6 + [6, 6, 8]]
+    assert len(ethanol) >= 4
+    write_frames(folder / "datasets" / "organics" / "organics.h5", [*ethanol[:4], *frames[:8]])
+    text = example(1)
+    (config,) = re.findall(r"^cat > my\.yaml <<'END'\n(.*?)^END\n", text, flags=re.S | re.M)
+    assert "max_minutes: 10 " in config
+    (folder / "my.yaml").write_text(config.replace("max_minutes: 10 ", "max_epochs: 2 "), encoding="utf-8")
+    run_lines(text, folder)
+    return folder
+
+
+def test_first_example_trains(clone):
+    assert (clone / "runs" / "mine" / "model.safetensors").is_file()
+
+
+def test_second_example_relaxes(clone, monkeypatch, capsys):
+    """In this process, with three steps instead of all."""
+    (code,) = code_of(example(2), "python")
+    assert "run(fmax=0.01)" in code
+    monkeypatch.chdir(clone)
+    exec(compile(code.replace("run(fmax=0.01)", "run(fmax=0.01, steps=3)"), "README.md", "exec"), {})
+    assert "FIRE2:" in capsys.readouterr().out
+
+
+def test_third_example_runs_dynamics_and_resumes(clone, monkeypatch):
+    """With 2 and 4 steps instead of 2000 and 4000: this model has seen next to nothing, and soon explodes."""
+    text = example(3)
+    assert "--steps 2000" in text and "--steps 4000" in text
+    run_lines(text.replace("--steps 2000", "--steps 2").replace("--steps 4000", "--steps 4"), clone)
+    assert (clone / "runs" / "ethanol.traj").is_file()
+
+
+@pytest.mark.parametrize(("number", "said"), [(4, "fallback=None"), (5, "Converged!"), ("accelerate", "Report(")])
+def test_scf_example_runs(tmp_path, number, said):
     """The example with a smaller molecule than the file of the repository that it reads."""
-    (code,) = [block for block in blocks("python") if f"scf_accel.{name}" in block]
-    example, water = "datasets/structures/ethanol.xyz", tmp_path / "water.xyz"
-    assert example in code and (ROOT / example).is_file()
+    section = example(number) if number in (4, 5) else README[README.index("## Accelerate an SCF") :]
+    code = code_of(section, "python")[0]
+    xyz, water = "datasets/structures/ethanol.xyz", tmp_path / "water.xyz"
+    assert xyz in code and (ROOT / xyz).is_file()
     water.write_text("3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n", encoding="utf-8")
-    code = code.replace(example, str(water))
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    code = code.replace(xyz, str(water))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "Report(" in result.stdout and "fallback=None" in result.stdout
+    assert said in result.stdout + result.stderr
 
 
 @pytest.mark.slow

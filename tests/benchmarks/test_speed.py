@@ -52,7 +52,8 @@ def test_a_contestant_that_fails_is_a_row_with_the_reason(tmp_path: Path, monkey
 
 def test_the_systems_are_what_their_names_say() -> None:
     sizes = {name: len(make()) for name, make in _speedworker.SYSTEMS.items()}
-    assert sizes == {"ethanol": 9, "si64": 64, "cu108": 108, "si512": 512, "water192": 192}
+    assert sizes == {"ethanol": 9, "si64": 64, "cu108": 108, "si512": 512, "water192": 192, "water648": 648}
+    assert len(_speedworker.system_of("si216")) == 216
     box = _speedworker.water(64)
     distances = box.get_all_distances(mic=True)
     assert distances[distances > 0].min() > 0.9

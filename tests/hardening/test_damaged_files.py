@@ -108,7 +108,9 @@ HEADERS = {
     "element 0": lambda text: text.replace('"elements": ', '"elements": [0, 1], "was": '),
     "a million channels": lambda text: text.replace('"channels": 4', '"channels": 1000000'),
     "a million layers": lambda text: text.replace('"num_layers": 1', '"num_layers": 1000000'),
-    "an empty density": lambda text: text.replace('"density": null, "num', '"density": {"basis": {}}, "num'),
+    "an empty density": lambda text: text.replace('"density": null, "uncer', '"density": {"basis": {}}, "uncer'),
+    "an empty uncertainty": lambda text: text.replace('"uncertainty": null', '"uncertainty": {}'),
+    "a number for an uncertainty": lambda text: text.replace('"uncertainty": null', '"uncertainty": 5'),
 }
 
 

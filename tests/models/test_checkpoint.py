@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from mlip.checkpoint import FORMAT_VERSION, load_model, read_header, save_model
 from mlip.errors import CheckpointError
 from mlip.models import build
-from mlip.testing import evaluate, evaluate_density
+from mlip.testing import evaluate, evaluate_density, graph_of
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -112,6 +112,11 @@ def test_every_old_format_still_loads(version):
     model = load_model(FIXTURES / f"format-{version}.safetensors", dtype="float64")
     assert evaluate(model, molecule("CH3CHO"))["energy"][0] == pytest.approx(wanted["energy"], abs=1e-9)
     assert (model.density_basis is not None) == ("density" in wanted)
+    assert (model.uncertainty is not None) == ("forces_std" in wanted)
+    if "forces_std" in wanted:
+        out = model(graph_of(molecule("CH3CHO"), model.cutoff), compute_uncertainty=True)
+        for name in ("energy_std", "forces_std"):
+            np.testing.assert_allclose(out[name], wanted[name], rtol=1e-9)
     if "density" in wanted:
         np.testing.assert_allclose(evaluate_density(model, molecule("CH3CHO"))[0], wanted["density"], atol=1e-9)
 

@@ -359,7 +359,7 @@ def test_command_line(water):
 
 
 def test_ctrl_c_is_one_line_and_130(water):
-    arguments = [water, "--stock", "--basis", "def2-tzvp", "--grid-level", "5", "--json", water.with_suffix(".json")]
+    arguments = [water, "--stock", "--basis", "def2-tzvp", "--grid-level", "9", "--json", water.with_suffix(".json")]
     line = [sys.executable, "-m", "scf_accel.cli", "run", *map(str, arguments)]
     with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=water.parent) as process:
         for text in process.stdout:

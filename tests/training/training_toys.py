@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import ase.io
@@ -79,8 +80,10 @@ def stopped(config: RunConfig, step: int, monkeypatch: pytest.MonkeyPatch) -> di
         if self.progress.step == step:
             raise KeyboardInterrupt
 
+    before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(conductor_module, "SAVE_EVERY", 0.0)
         patch.setattr(conductor_module.Conductor, "on_train_batch_end", stopping)
         train(config)
+    assert signal.getsignal(signal.SIGINT) is before  # Ctrl-C still works: Lightning ignores it from then on
     return read_checkpoint(Path(config.run.dir) / "training.ckpt")

@@ -1,11 +1,9 @@
 """What the command line does with errors and Ctrl-C: one line, a trace in a file, an exit code."""
 
-from datetime import datetime
-from types import SimpleNamespace
-
 import pytest
 import typer
 
+from mlip import clitools
 from mlip.clitools import run_guarded
 from mlip.errors import DataError
 
@@ -46,17 +44,21 @@ def test_errors_are_one_line_with_the_trace_in_a_file(error, words, monkeypatch,
     assert "Traceback" in log.read_text()
 
 
-def test_two_errors_in_one_second_leave_two_logs(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("mlip.clitools.datetime", SimpleNamespace(now=lambda: datetime(2026, 1, 1)))
-    for text in ("first", "second"):
-        assert exit_code(lambda text=text: fail(ZeroDivisionError(text)), monkeypatch, tmp_path) == 1
-    first, second = sorted(tmp_path.glob("mlip-error-*.log"), key=lambda path: len(path.name))
-    assert "first" in first.read_text() and "second" in second.read_text()
-    assert second.name in capsys.readouterr().err
+def test_logs_of_one_second_stay_beside_each_other(monkeypatch, tmp_path):
+    class Stopped(clitools.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(clitools, "datetime", Stopped)
+    for words in ("first", "second"):
+        assert exit_code(lambda words=words: fail(DataError(words)), monkeypatch, tmp_path) == 1
+    logs = sorted(path.read_text() for path in tmp_path.glob("mlip-error-20260102-030405*.log"))
+    assert len(logs) == 2 and "first" in logs[0] + logs[1] and "second" in logs[0] + logs[1]
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\nb\tc", "\udce9", "[/x]"])
 def test_an_error_line_has_no_control_characters(text, monkeypatch, tmp_path, capsys):
     assert exit_code(lambda: fail(DataError(text)), monkeypatch, tmp_path) == 1
     line = capsys.readouterr().err
-    assert line.endswith("\n") and line[:-1].isprintable()
+    assert line.endswith("\n") and line[:-1].isprintable() and list(tmp_path.glob("*.log"))
