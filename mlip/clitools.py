@@ -24,7 +24,7 @@ def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
         for name in names:
             try:
                 path = place / name
-                with path.open("x", encoding="utf-8") as file:
+                with path.open("x", encoding="utf-8", errors="backslashreplace") as file:  # a file's name may not be UTF-8
                     file.write(f"{program} {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}")
                 return path
             except FileExistsError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,10 @@ from pydantic import BaseModel, ValidationError
 from mlip.config import ModelSection, RunConfig, merge
 from mlip.errors import ConfigError
 from mlip.initfrom import adopt
+
+_BRIEF = reprlib.Repr()  # a few lines of YAML with aliases can stand for gigabytes
+_BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlist, _BRIEF.maxlevel = 200, 200, 4, 2
+LISTED_PROBLEMS = 8
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -165,7 +170,7 @@ def resolve_paths(config: RunConfig, folders: Sequence[Path]) -> RunConfig:
 def describe(
     error: ValidationError, schema: type[BaseModel], prefix: tuple[str, ...] = (), also: typing.Iterable[str] = ()
 ) -> str:
-    """All problems of a validation error in one line, each with its path; unknown keys with the nearest known one."""
+    """The problems of a validation error in one line, each with its path; unknown keys with the nearest known one."""
     messages = []
     for problem in error.errors():
         where = [str(part) for part in problem["loc"]]
@@ -180,9 +185,11 @@ def describe(
         else:
             text = problem["msg"].removeprefix("Value error, ")
             found = problem["input"]
-            shown = "" if isinstance(found, dict) else f" (found {found!r})"
+            shown = "" if isinstance(found, dict) else f" (found {_BRIEF.repr(found)})"
             messages.append(f"{path or 'config'}: {text[0].lower()}{text[1:]}{shown}")
-    return "; ".join(dict.fromkeys(messages))
+    different = list(dict.fromkeys(messages))
+    more = f"; {len(different) - LISTED_PROBLEMS} more" if len(different) > LISTED_PROBLEMS else ""
+    return "; ".join(different[:LISTED_PROBLEMS]) + more
 
 
 def _nearest(path: str, known: set[str]) -> str:

@@ -21,6 +21,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as of a write to an open file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -207,7 +207,7 @@ class PartStore:
                 id=identity,
                 extras=extras,
             )
-        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, MemoryError, zipfile.BadZipFile) as error:
             why = str(error).partition(". ")[0]  # what NumPy says next is how to run a stranger's code
             raise DataError(f"{path} is damaged ({why}); delete it and run the same command again") from error
 

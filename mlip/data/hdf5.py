@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,10 +15,12 @@ from mlip.data.frame import Frame, FrameSequence, wrong_elements
 from mlip.data.schema import FORMAT, FORMAT_VERSION, REQUIRED, ROOT_ATTRIBUTES, SCHEMA, decode_attribute, holds, is_missing
 from mlip.data.writer import FrameWriter, write_frames
 from mlip.errors import DataError
+from mlip.memory import available_memory
 
 __all__ = ["FrameWriter", "HDF5Frames", "write_frames"]
 
 _BLOCK = 256
+_LARGE = 10**9  # bytes from which on it matters whether they are free
 
 
 class HDF5Frames(FrameSequence):
@@ -42,7 +45,7 @@ class HDF5Frames(FrameSequence):
         self._datasets: dict[str, Any] = {}
         try:
             self._check_schema()
-        except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as error:
             raise DataError(f"{self.path}: cannot be read as HDF5 (truncated or damaged?): {error}") from error
 
     def _check_schema(self) -> None:
@@ -125,7 +128,7 @@ class HDF5Frames(FrameSequence):
     def _read(self, start: int, stop: int) -> list[Frame]:
         try:
             return self._slice(start, stop)
-        except (OSError, KeyError, RuntimeError) as error:
+        except (OSError, KeyError, RuntimeError, ValueError, MemoryError) as error:
             raise DataError(f"{self.path}: frames {start} to {stop - 1} cannot be read (damaged?): {error}") from error
 
     def _slice(self, start: int, stop: int) -> list[Frame]:
@@ -174,10 +177,14 @@ def _pointer(file: h5py.File, name: str) -> np.ndarray:
     dataset = file[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 1 or not len(dataset) or not holds(name, dataset.dtype):
         raise DataError(f"{file.filename}: {name} is no list of whole numbers with at least one entry; write the file again")
-    return dataset[:].astype(np.int64)
+    return _read_rows(dataset, 0, len(dataset)).astype(np.int64)
 
 
 def _read_rows(dataset: h5py.Dataset, start: int, stop: int) -> np.ndarray:
+    size = (stop - start) * dataset.dtype.itemsize * math.prod(dataset.shape[1:])
+    if size > _LARGE and size > (available_memory() or size):
+        what = f"{dataset.file.filename}: {dataset.name[1:]}"
+        raise DataError(f"{what} has {size / 1e9:.0f} GB to read at once, more than is free here")
     if h5py.check_string_dtype(dataset.dtype) is not None:
         return np.asarray(dataset.asstr()[start:stop], dtype=object)
     return dataset[start:stop]

@@ -23,6 +23,7 @@ from mlip.files import atomic_write_text
 
 PACKAGES = ("mlip-scf-accel", "torch", "lightning", "numpy", "e3nn", "vesin", "ase", "h5py")
 CHECKPOINT, MODEL, RESULTS = "training.ckpt", "model.safetensors", "results.json"
+LISTED_CHANGES = 8
 WRITTEN = (
     CHECKPOINT, MODEL, RESULTS, "results.txt", "config.yaml", "environment.json", "log.csv", "learning_curve.png",
     "parity_energy.png", "parity_forces.png", "parity_stress.png", "parity_density.png",
@@ -89,7 +90,7 @@ class RunFolder:
             if old.get(key) != new.get(key) and not key.startswith(ignored)
         ]
         if changed:
-            what = "; ".join(changed)
+            what = "; ".join(changed[:LISTED_CHANGES]) + (" ..." if len(changed) > LISTED_CHANGES else "")
             raise ConfigError(f"run.dir: {self.path} holds a run of another config ({what}); use {choice}")
 
     def write_log(self, rows: Sequence[dict[str, float]]) -> None:

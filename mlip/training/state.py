@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: damaged or of another format version.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles, which are refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
         version = int(content["format_version"])
     except Exception as error:
         why = str(error).partition(". ")[0] or type(error).__name__  # what torch says next is how to run a stranger's code

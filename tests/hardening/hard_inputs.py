@@ -97,9 +97,18 @@ HDF5_DAMAGES: dict[str, Any] = {
     "infinite": lambda file, name: replaced(file, name, np.full(file[name].shape, np.inf)),
     "negative": lambda file, name: replaced(file, name, np.full(file[name].shape, -7)),
     "huge": lambda file, name: replaced(file, name, np.full(file[name].shape, 2**40)),
+    "a million million rows": lambda file, name: enlarged(file, name),
     "complex": lambda file, name: replaced(file, name, np.full(file[name].shape, 1j)),
 }
 HDF5_NAMES = ["atomic_numbers", "positions", "atom_ptr", "energy", "forces", "cell", "pbc", "charge", "spin", "density_ptr", "id"]
+
+
+def enlarged(file: h5py.File, name: str, rows: int = 10**12) -> None:
+    """Let a dataset claim so many rows, none of them stored."""
+    old = file[name]
+    shape, dtype = (rows, *old.shape[1:]), old.dtype
+    del file[name]
+    file.create_dataset(name, shape, dtype, chunks=(1024, *shape[1:]))
 
 
 def replaced(file: h5py.File, name: str, values: Any) -> None:

@@ -67,10 +67,11 @@ class Ended:
 def command(program: str, *arguments: object, folder: Path) -> Ended:
     """Run ``mlip`` or ``scf-accel`` in this process, in ``folder``, through the entry point that the shell calls.
 
-    A RuntimeWarning, of numbers that NumPy could not handle, is an error here: the shell would show it as a second line.
+    A warning of a library, which the shell would show as further lines, is an error here.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("error", RuntimeWarning)
+        for kind in (RuntimeWarning, UserWarning):
+            warnings.simplefilter("error", kind)
         done = in_process.command(program, *arguments, cwd=folder)
     return Ended(done.returncode, done.stdout, done.stderr, folder)
 

@@ -94,7 +94,7 @@ TEXTS = [
     "{good}run: {{dir: again}}\n", "{good}data: {{}}\n", "{good}[1]: 2\n", "{good}{{a: 1}}: 2\n", "? [a]\n: 1\n", "a: &a [*a]\n",
     "{good}x: &x {{y: *x}}\n", "&a [*a]", "{good}1: 2\n", "{good}null: 2\n", "\t", "- 1\n", "a: b: c\n", "!!binary x", "{deep}",
     "[" * 200, "{good}<<: {{run: 3}}\n", "%YAML 9.0\n---\na: 1\n", "a: 1\n---\nb: 2\n", "\x00", "data: 1e1000\n",
-    "x: !!python/name:os.system\n", "data: !!set {{a}}\n", "{good}training: {{max_epochs: 1, max_epochs: 2}}\n",
+    "x: !!python/name:os.system\n", "data: !!set {{a}}\n", "{laughs}", "{good}training: {{max_epochs: 1, max_epochs: 2}}\n",
 ]  # fmt: skip
 
 
@@ -102,7 +102,8 @@ TEXTS = [
 def test_config_files(good, text, folder):
     """Keys given twice, keys that are no names, endless recursion, objects of Python, what is no YAML."""
     good_text = yaml.safe_dump(config(good), default_flow_style=None)
-    (folder / "c.yaml").write_text(text.format(good=good_text, deep="{" * 500), encoding="utf-8")
+    laughs = "a0: &a0 [x]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 10)}]\n" for k in range(1, 12)) + "data: *a11\n"
+    (folder / "c.yaml").write_text(text.format(good=good_text, deep="{" * 500, laughs=laughs), encoding="utf-8")
     command("mlip", "train", "c.yaml", folder=folder).refused()
 
 

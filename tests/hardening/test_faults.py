@@ -245,6 +245,6 @@ def test_sigkill_at_any_point(good, undisturbed, job, place, folder):
 def test_a_file_that_is_replaced_is_whole_or_as_before(size, text, folder):
     path = folder / "file"
     atomic_write_text(path, "as before")
-    with disk_of(size), pytest.raises(OSError):
+    with disk_of(size), pytest.raises(OSError, match=str(path)):
         atomic_write_text(path, text)
     assert contents(folder) == {"file": b"as before"}

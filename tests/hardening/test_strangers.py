@@ -46,7 +46,10 @@ def as_yaml(order: Order) -> bytes:
 
 
 KINDS = {"pickle": pickle.dumps, "pickle 0": lambda o: pickle.dumps(o, 0), "torch": as_torch, "npz": as_arrays, "yaml": as_yaml}
-NAMES = ["x.safetensors", "x.pt", "x.pkl", "x.h5", "x.xyz", "x.db", "x.json", "x.traj", "OUTCAR", "x.yaml", "x.npz", "x.cif", "x"]
+NAMES = [
+    "x.safetensors", "x.pt", "x.pt2", "x.pkl", "x.h5", "x.xyz", "x.db", "x.json", "x.traj", "OUTCAR", "x.yaml", "x.npz", "x.cif",
+    "x",
+]  # fmt: skip
 
 
 @bad_inputs(24, 65, kind=st.sampled_from(sorted(KINDS)), name=st.sampled_from(NAMES))

@@ -55,3 +55,10 @@ def test_logs_of_one_second_stay_beside_each_other(monkeypatch, tmp_path):
         assert exit_code(lambda words=words: fail(DataError(words)), monkeypatch, tmp_path) == 1
     logs = sorted(path.read_text() for path in tmp_path.glob("mlip-error-20260102-030405*.log"))
     assert len(logs) == 2 and "first" in logs[0] + logs[1] and "second" in logs[0] + logs[1]
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\nb\tc", "\udce9", "[/x]"])
+def test_an_error_line_has_no_control_characters(text, monkeypatch, tmp_path, capsys):
+    assert exit_code(lambda: fail(DataError(text)), monkeypatch, tmp_path) == 1
+    line = capsys.readouterr().err
+    assert line.endswith("\n") and line[:-1].isprintable() and list(tmp_path.glob("*.log"))
