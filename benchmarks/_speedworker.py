@@ -79,6 +79,8 @@ def ours(size, form, atoms, neighbours):
 
 def mace(irreps, atoms, neighbours):
     """MACE with random weights (mace-torch)."""
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"  # as mace sets it: the e3nn it needs pickles its own tables
+
     import numpy as np
     import torch
     from e3nn import o3

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from mlip import __version__
-from mlip.data.frame import MAX_ELEMENT
 from mlip.device import usable_device
+from mlip.elements import MAX_ELEMENT
 from mlip.errors import CheckpointError, ConfigError, DataError
 from mlip.files import atomic_path
 from mlip.models import DensityReference, ModelConfig, Potential, parse_dtype

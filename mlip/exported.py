@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from mlip import __version__
-from mlip.data.frame import MAX_ELEMENT
+from mlip.elements import MAX_ELEMENT
 from mlip.errors import CheckpointError, ConfigError
 from mlip.evaluator import hash_weights
 from mlip.models import Potential

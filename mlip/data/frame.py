@@ -8,7 +8,8 @@ from typing import Any, overload
 
 import numpy as np
 
-MAX_ELEMENT = 118
+from mlip.elements import MAX_ELEMENT
+
 FARTHEST = 1e6
 """Angstrom. No coordinate and no cell of a structure is larger; a file that says so is broken, or in another unit."""
 

@@ -9,7 +9,7 @@ import torch
 from ase.data import atomic_numbers as z_of_symbol
 from pydantic import ValidationError
 
-from mlip.data.frame import MAX_ELEMENT
+from mlip.elements import MAX_ELEMENT
 from mlip.errors import ConfigError
 from mlip.models.config import PRESETS, ModelConfig, preset
 from mlip.models.densitystats import DensityReference

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mlip.data.density import DensityBasis
-from mlip.data.frame import MAX_ELEMENT
+from mlip.elements import MAX_ELEMENT
 from mlip.errors import ConfigError, StructureError
 from mlip.models.backbone import Backbone, NodeFeatures
 from mlip.models.config import ModelConfig
