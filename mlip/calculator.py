@@ -18,6 +18,7 @@ from mlip.data.skin import Edges, SkinNeighborList
 from mlip.device import usable_device
 from mlip.errors import CheckpointError, ConfigError, StructureError
 from mlip.evaluator import STD_KEYS, deviations, evaluator, hash_weights
+from mlip.memory import keep_freed_memory
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -82,6 +83,8 @@ class MLIPCalculator(Calculator):
         if compile not in (True, False, "auto"):
             raise ConfigError(f'compile is {compile!r}; choose True, False or "auto"')
         self.device = usable_device(device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.compile, self.uncertainty = compile, bool(uncertainty)
         self.model: Any = _frozen_model(model, self.device, _known_dtype(dtype))
         self._prepare()

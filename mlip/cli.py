@@ -97,7 +97,8 @@ def export(
 ) -> None:
     """Compile a potential for this kind of processor and this torch (one to two minutes; needs a C++ compiler).
 
-    OUT serves as --model of relax and md and as MLIPCalculator("OUT.pt2"). It is native code: load only files of people you trust.
+    OUT serves as --model of relax and md and as MLIPCalculator("OUT.pt2"). It computes with as many threads as there are now
+    (OMP_NUM_THREADS, or all cores). It is native code: load only files of people you trust.
 
     Example: mlip export runs/organics-small/model.safetensors organics.pt2
     """

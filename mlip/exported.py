@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import tempfile
@@ -29,6 +30,8 @@ from mlip.evaluator import hash_weights
 from mlip.models import Potential
 from mlip.models.compiled import Inputs, PaddedNetwork, compile_network, compiler, sample_inputs
 from mlip.models.inference import FrozenNetwork
+
+log = logging.getLogger("mlip")
 
 SUFFIX = ".pt2"
 FORMAT, FORMAT_VERSION = "mlip-export", 1
@@ -57,6 +60,7 @@ class ExportedPotential:
         self.path = Path(path).resolve()
         header = read_export(self.path)
         _refuse_other_machine(self.path, header)
+        _say_threads(self.path, header)
         self.cutoff, self.elements = float(header["cutoff"]), [int(z) for z in header["elements"]]
         self.dtype, self.metadata = str(header["dtype"]), dict(header["metadata"])
         self.fingerprint = str(header["fingerprint"])
@@ -141,9 +145,12 @@ def read_export(path: Path) -> dict[str, Any]:
 
 
 def cache_path(model: Potential) -> Path:
-    """Where its compiled form is kept for the next time: in MLIP_CACHE, or mlip in XDG_CACHE_HOME or ~/.cache."""
+    """Where its compiled form is kept for the next time: in MLIP_CACHE, or mlip in XDG_CACHE_HOME or ~/.cache.
+
+    One for each number of threads: compiled code divides its loops among as many as torch had when it was compiled.
+    """
     base = os.environ.get("MLIP_CACHE") or str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlip")
-    return Path(base) / f"{fingerprint_of(model)}-torch{torch.__version__}{SUFFIX}"
+    return Path(base) / f"{fingerprint_of(model)}-torch{torch.__version__}-threads{torch.get_num_threads()}{SUFFIX}"
 
 
 def cached_export(model: Potential) -> ExportedPotential:
@@ -165,6 +172,7 @@ def _header(model: Potential) -> dict[str, Any]:
         "package_version": __version__,
         "torch": torch.__version__,
         "machine": machine(),
+        "threads": torch.get_num_threads(),
         "cutoff": model.cutoff,
         "elements": model.elements,
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -198,6 +206,12 @@ def _refuse_other_machine(path: Path, header: dict[str, Any]) -> None:
         raise CheckpointError(f"{path}: compiled for a processor with {', '.join(missing[:4])}, which this one lacks; {again}")
     if header["torch"] != torch.__version__:
         raise CheckpointError(f"{path}: compiled by torch {header['torch']}, and this is torch {torch.__version__}; {again}")
+
+
+def _say_threads(path: Path, header: dict[str, Any]) -> None:
+    there, here = header.get("threads"), torch.get_num_threads()
+    if isinstance(there, int) and there != here:
+        log.warning("%s was compiled for %d threads, torch has %d now; export it again where that is slower", path, there, here)
 
 
 def _compare_with_model(model: Potential, exported: ExportedPotential) -> None:

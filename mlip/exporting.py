@@ -24,11 +24,13 @@ def export_command(name: str, out: Path, dtype: str, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists; give another name, or --overwrite")
     start = time.perf_counter()
+    import torch
+
     from mlip.checkpoint import load_model
     from mlip.exported import export_model
 
     model = load_model(name, dtype=dtype)
     export_model(model, out)
     seconds, size = time.perf_counter() - start, out.stat().st_size / 1e6
-    text = f"{out}: {dtype}, checked against {name}, {size:.1f} MB, {seconds:.0f} s"
+    text = f"{out}: {dtype}, for {torch.get_num_threads()} threads, checked against {name}, {size:.1f} MB, {seconds:.0f} s"
     Console().print(text, highlight=False, soft_wrap=True, markup=False)

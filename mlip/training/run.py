@@ -25,6 +25,7 @@ from mlip.checkpoint import save_model
 from mlip.config import RunConfig
 from mlip.data.frame import count_atoms
 from mlip.errors import CheckpointError, ConfigError, fitting
+from mlip.memory import keep_freed_memory
 from mlip.models import DensityReference, Potential
 from mlip.training.conductor import Conductor
 from mlip.training.distributed import is_parallel, process_rank
@@ -108,6 +109,7 @@ def fit(
     config: RunConfig, data: Prepared, model: Potential, folder: RunFolder, budget: Budget, console: Console
 ) -> Conductor:
     """Optimise ``model``; the outcome is in the conductor (best weights, progress)."""
+    keep_freed_memory()
     graphs = training_graphs(config, data, model.cutoff)
     stream = BatchStream(graphs, training_batches(config, graphs), config.data.num_workers)
     if folder.checkpoint.exists():

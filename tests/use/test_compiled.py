@@ -17,7 +17,7 @@ from toy_potential import ToyPotential
 from mlip import MLIPCalculator, build
 from mlip.checkpoint import save_model
 from mlip.errors import CheckpointError, ConfigError
-from mlip.exported import ExportedPotential, export_model, fingerprint_of, machine
+from mlip.exported import ExportedPotential, cache_path, export_model, fingerprint_of, machine
 
 
 @pytest.fixture
@@ -51,6 +51,27 @@ def test_files_of_another_kind_are_refused_in_one_line(tmp_path, changes, line):
     with pytest.raises(CheckpointError, match=line) as caught:
         MLIPCalculator(fake(tmp_path / "model.pt2", **changes))
     assert "\n" not in str(caught.value)
+
+
+def test_another_number_of_threads_is_said(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "mlip"), pytest.raises(CheckpointError):
+        MLIPCalculator(fake(tmp_path / "model.pt2", threads=torch.get_num_threads() + 7))
+    assert f"compiled for {torch.get_num_threads() + 7} threads, torch has {torch.get_num_threads()} now" in caplog.text
+    caplog.clear()
+    for threads in ({}, {"threads": torch.get_num_threads()}):
+        with pytest.raises(CheckpointError):
+            MLIPCalculator(fake(tmp_path / "model.pt2", **threads))
+    assert not caplog.records
+
+
+def test_the_cache_keeps_one_for_each_number_of_threads(model):
+    before = torch.get_num_threads()
+    one = cache_path(model)
+    try:
+        torch.set_num_threads(before + 1)
+        assert cache_path(model) != one
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_no_file_and_no_archive(tmp_path):
