@@ -9,7 +9,8 @@ atoms. They run two at a time, a thread each, ours beside MACE, so that both hav
 configs/acac.yaml and configs/mlearn-si.yaml with a 5 Angstrom cutoff and the preset asked for; `max_minutes` ends the run. MACE
 (mace_run_train of `pip install mace-torch`): its recommended settings (weighted loss, then `--swa` from three quarters on with
 energies weighted up, EMA 0.99, AMSGrad), float32; its epochs are counted beforehand, so that its schedule fits the time; a run that
-is not over a minute after the time is stopped, and has no test errors. Wall time is from the start of the process.
+is not over a minute after the time is stopped, and has no test errors. Wall time is from the start of the process; frames per
+second are those between the first and the last validation, validations included.
 
 A finished run (runs/matched) is only read; one that was cut off starts anew.
 """
@@ -130,6 +131,13 @@ def start(command: list[str], log: Path) -> subprocess.Popen[str]:
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT)
 
 
+def count_frames(path: Path) -> int:
+    """Frames in a file."""
+    from ase.io import read
+
+    return len(read(path, ":"))
+
+
 def mace_curve(log: Path, begin: datetime) -> list[tuple[float, float, float]]:
     """Seconds, energy and force RMSE (meV/atom, meV/A) of every validation in a log of MACE."""
     found = (EPOCH.match(line) for line in log.read_text(errors="replace").splitlines())
@@ -141,11 +149,12 @@ def mace_curve(log: Path, begin: datetime) -> list[tuple[float, float, float]]:
     return rows
 
 
-def our_curve(folder: Path) -> list[tuple[float, float, float]]:
-    """The same of a run of ours."""
+def our_curve(folder: Path) -> tuple[list[tuple[float, float, float]], int]:
+    """The same of a run of ours, and its epochs."""
     with (folder / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    return [(float(r["seconds"]), float(r["valid_energy_per_atom_rmse"]), float(r["valid_forces_rmse"])) for r in rows]
+    curve = [(float(r["seconds"]), float(r["valid_energy_per_atom_rmse"]), float(r["valid_forces_rmse"])) for r in rows]
+    return curve, int(float(rows[-1]["epoch"]))
 
 
 def count_epochs(name: str, irreps: str, venv: Path, minutes: float) -> int:
@@ -183,29 +192,32 @@ def run_pair(name: str, pair: tuple[str, str], arguments: argparse.Namespace, st
             process.terminate()
             process.wait()
     models = [path for path in (mace / "m_stagetwo.model", mace / "m.model") if path.is_file()]
-    for contestant, kind, model, python, curve in (
-        (pair[0], "ours", ours / "model.safetensors", sys.executable, our_curve(ours)),
-        (
-            pair[1],
-            "mace",
-            models[0] if models else None,
-            str(venv / "bin" / "python"),
-            mace_curve(mace.with_suffix(".log"), begin),
-        ),
-    ):
-        tests = {}
-        if model is not None:
-            for test, path in SETS[name]["test"].items():
-                command = [python, str(HERE / "_matchedworker.py"), kind, str(model), str(DATA / path)]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                tests[test] = json.loads(done.stdout.strip().splitlines()[-1])
+    theirs = mace_curve(mace.with_suffix(".log"), begin)
+    found = (
+        ("ours", sys.executable, ours / "model.safetensors", *our_curve(ours)),
+        ("mace", str(venv / "bin" / "python"), models[0] if models else None, theirs, len(theirs)),
+    )
+    for contestant, (kind, python, model, curve, done) in zip(pair, found, strict=True):
+        spent = curve[-1][0] - curve[0][0] if len(curve) > 1 else 0.0
+        between = done - (kind == "mace")  # its first validation comes after an epoch, ours before
         row = {
-            "key": f"{name} {contestant} {minutes:g}", "set": name, "contestant": contestant, "minutes": minutes, "tests": tests,
-            "curve": curve, "epochs": epochs if kind == "mace" else len(curve), "beside": pair, "machine": processor(),
-            "commit": COMMIT, "date": f"{begin:%Y-%m-%d %H:%M}", "load": os.getloadavg()[0],
+            "key": f"{name} {contestant} {minutes:g}", "set": name, "contestant": contestant, "minutes": minutes,
+            "tests": {} if model is None else test_errors(name, kind, python, model), "curve": curve, "epochs": done,
+            "frames_per_s": count_frames(split(name)[0]) * between / spent if spent else None, "beside": pair,
+            "machine": processor(), "commit": COMMIT, "date": f"{begin:%Y-%m-%d %H:%M}", "load": os.getloadavg()[0],
         }  # fmt: skip
         store.append(row)
-        print(f"{row['key']}: {tests}", flush=True)
+        print(f"{row['key']}: {row['tests']}", flush=True)
+
+
+def test_errors(name: str, kind: str, python: str, model: Path) -> dict[str, Any]:
+    """Of a model on each test file of a set."""
+    tests = {}
+    for test, path in SETS[name]["test"].items():
+        command = [python, str(HERE / "_matchedworker.py"), kind, str(model), str(DATA / path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        tests[test] = json.loads(done.stdout.strip().splitlines()[-1])
+    return tests
 
 
 def seconds_to(curve: list[list[float]], error: float) -> float | None:
@@ -220,6 +232,7 @@ def text_of(rows: list[dict[str, Any]]) -> str:
         "contestant",
         "minutes",
         "epochs",
+        "training frames/s",
         "test",
         "energy RMSE, meV/atom",
         "force RMSE, meV/A",
@@ -228,7 +241,8 @@ def text_of(rows: list[dict[str, Any]]) -> str:
     ]
     lines = [
         [
-            row["set"], row["contestant"], f"{row['minutes']:g}", str(row["epochs"]), test, f"{errors['energy']['rmse']:.2f}",
+            row["set"], row["contestant"], f"{row['minutes']:g}", str(row["epochs"]), f"{row['frames_per_s']:.1f}", test,
+            f"{errors['energy']['rmse']:.2f}",
             f"{errors['forces']['rmse']:.1f}", f"{errors['energy']['mae']:.2f}", f"{errors['forces']['mae']:.1f}",
         ]
         for row in rows
