@@ -58,7 +58,7 @@ SETS: dict[str, dict[str, Any]] = {
         "batch": 2,
     },
 }
-PAIRS = (("ours small", "mace 64x0e"), ("ours medium", "mace 128x0e+128x1o"))
+PAIRS = (("ours medium", "mace 64x0e"), ("ours small", "mace 128x0e+128x1o"))
 EPOCH = re.compile(r"^(\S+ \S+) INFO: Epoch (\d+):.*RMSE_E_per_atom= *([\d.]+) meV, RMSE_F= *([\d.]+) meV")
 
 

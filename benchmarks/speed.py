@@ -9,8 +9,9 @@ Random weights, float32, cutoff 5 Angstrom. A step moves every atom by a random 
 energy and forces: neighbour lists included, stress where the cell is periodic. All contestants of a system run in one sitting, each
 in a process of its own that computes only when it is its turn; a round gives each a few steps, rounds repeat until every contestant
 has had its seconds. Before, each is warmed up until its step time no longer falls; warm-up, the time from the start of its process
-to the first energy, and memory are reported apart. `exported` is loaded from a file of `mlip export`, `compiled` is
-MLIPCalculator(compile=True); their compilation (one to two minutes each) comes first and is not counted.
+to the first energy, and memory are reported apart (kB/edge: what the steps added to the peak of loading; `-`: nothing).
+`exported` is loaded from a file of `mlip export`, `compiled` is MLIPCalculator(compile=True); their compilation (one to two minutes
+each) comes first and is not counted.
 
 Peers: `mace` (64x0e and 128x0e+128x1o, 2 layers), `nequip` (4 layers, l_max 2, 32 features), `sevennet` (sizes of SevenNet-0); left
 out with the reason where no environment has them. All run eagerly, as their calculators do by default. A row is kept in speed.jsonl
@@ -40,7 +41,8 @@ from mlip.files import atomic_write_text
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-OURS = tuple(f"{size} {form}" for size in ("small", "medium") for form in ("eager", "compiled", "exported"))
+SIZES = ("small", "medium", "large")
+OURS = tuple(f"{size} {form}" for size in SIZES for form in ("eager", "compiled", "exported"))
 PEERS = {
     "mace": ("mace 64x0e", "mace 128x0e+128x1o"),
     "nequip": ("nequip 4layers l2 32features",),
@@ -173,7 +175,8 @@ def tables(rows: Iterable[dict[str, Any]]) -> str:
             [
                 row["system"], str(row["atoms"]), str(row["edges"]), row["contestant"], f"{row['median_ms']:.2f}",
                 f"{row['least_ms']:.2f}", f"{row['first_energy_s']:.1f}", f"{row['warm_up_s']:.1f}", f"{row['peak_mb']:.0f}",
-                f"{1000 * row['step_mb'] / max(1, row['edges']):.1f}", f"{row['date']}, {row['load']:.1f}, {row['commit']}",
+                f"{1000 * row['step_mb'] / row['edges']:.1f}" if row["step_mb"] else "-",
+                f"{row['date']}, {row['load']:.1f}, {row['commit']}",
                 row["versions"],
             ]
             for row in sorted(good, key=lambda row: (list(SYSTEMS).index(row["system"]), row["contestant"]))
@@ -206,7 +209,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
-    parser.add_argument("--presets", nargs="+", choices=("small", "medium"), default=["small", "medium"])
+    parser.add_argument("--presets", nargs="+", choices=SIZES, default=["small", "medium"])
     parser.add_argument("--forms", nargs="*", choices=("eager", "compiled", "exported"), default=["eager", "compiled", "exported"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=10.0, help="of steps for every contestant and system")

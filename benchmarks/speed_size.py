@@ -21,7 +21,7 @@ from typing import Any
 
 from _common import header, processor, table
 from _store import COMMIT, Budget, Store
-from speed import Worker
+from speed import SIZES, Worker
 
 from mlip.files import atomic_path, atomic_write_text
 
@@ -94,7 +94,7 @@ def text_of(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure what is missing, write table and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--presets", nargs="+", choices=("small", "medium"), default=["small", "medium"])
+    parser.add_argument("--presets", nargs="+", choices=SIZES, default=["small", "medium"])
     parser.add_argument("--forms", nargs="+", choices=("eager", "compiled", "exported"), default=["eager"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0, help="of steps for every size")
