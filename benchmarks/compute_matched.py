@@ -89,6 +89,7 @@ def our_command(name: str, preset: str, folder: Path, minutes: float) -> list[st
     train, valid = split(name)
     config = yaml.safe_load((ROOT / "configs" / f"{SETS[name]['config']}.yaml").read_text())
     config["data"] |= {"train": str(train), "valid": str(valid), "test": None}
+    config["data"]["keys"] = {"energy": "REF_energy", "forces": "REF_forces"}  # the files have ASE's labels too
     if SETS[name]["isolated"]:
         config["data"]["isolated_atoms"] = str(DATA / SETS[name]["isolated"])
     config["model"] = {"preset": preset, "cutoff": 5.0}
