@@ -62,22 +62,22 @@ PAIRS = (("ours medium", "mace 64x0e"), ("ours small", "mace 128x0e+128x1o"))
 EPOCH = re.compile(r"^(\S+ \S+) INFO: Epoch (\d+):.*RMSE_E_per_atom= *([\d.]+) meV, RMSE_F= *([\d.]+) meV")
 
 
-def split(name: str) -> tuple[Path, Path]:
-    """Training and validation file of a set; MACE's names of labels in them besides ASE's."""
+def split(name: str, kind: str = "ours") -> tuple[Path, Path]:
+    """Training and validation file of a set; for ``mace`` with the names of labels that it asks for."""
     import numpy as np
     from ase.io import read, write
 
     folder = RUNS / name / "data"
-    paths = folder / "train.xyz", folder / "valid.xyz"
+    paths = folder / f"{kind}-train.xyz", folder / f"{kind}-valid.xyz"
     if all(path.is_file() for path in paths):
         return paths
     frames = read(DATA / SETS[name]["train"], ":")
-    order = np.random.default_rng(0).permutation(len(frames))
-    for atoms in frames:
+    order, held = np.random.default_rng(0).permutation(len(frames)), SETS[name]["valid"]
+    for atoms in frames if kind == "mace" else ():
         atoms.info |= {"REF_energy": atoms.get_potential_energy()}
         atoms.arrays["REF_forces"] = atoms.get_forces()
+        atoms.calc = None
     folder.mkdir(parents=True, exist_ok=True)
-    held = SETS[name]["valid"]
     for path, places in zip(paths, (order[held:], order[:held]), strict=True):
         with atomic_path(path) as temporary:
             write(temporary, [frames[place] for place in sorted(places)], format="extxyz")
@@ -89,7 +89,6 @@ def our_command(name: str, preset: str, folder: Path, minutes: float) -> list[st
     train, valid = split(name)
     config = yaml.safe_load((ROOT / "configs" / f"{SETS[name]['config']}.yaml").read_text())
     config["data"] |= {"train": str(train), "valid": str(valid), "test": None}
-    config["data"]["keys"] = {"energy": "REF_energy", "forces": "REF_forces"}  # the files have ASE's labels too
     if SETS[name]["isolated"]:
         config["data"]["isolated_atoms"] = str(DATA / SETS[name]["isolated"])
     config["model"] = {"preset": preset, "cutoff": 5.0}
@@ -104,7 +103,7 @@ def our_command(name: str, preset: str, folder: Path, minutes: float) -> list[st
 
 def mace_command(name: str, irreps: str, folder: Path, venv: Path, epochs: int) -> list[str]:
     """``mace_run_train`` with its recommended settings."""
-    train, valid = split(name)
+    train, valid = split(name, "mace")
     isolated = SETS[name]["isolated"]
     e0 = "average"
     if isolated:
