@@ -38,6 +38,8 @@ class MLIPCalculator(Calculator):
     Everything comes from one forward and one backward pass, whichever property is asked for first; the stress costs
     next to nothing beside the forces.
 
+    On the CPU the process keeps the memory that it frees, for the next step (:func:`mlip.memory.keep_freed_memory`).
+
     How unsure the model is (:mod:`mlip.models.uncertainty`), where ``mlip train`` has fitted it: ``energy_std`` (eV, of the total
     energy) and ``forces_std`` (``[n]`` eV/Angstrom, of one component of each atom's force). ``get_property("forces_std", atoms)``
     computes them when they are asked for; with ``uncertainty=True`` they are in ``results`` after every calculation.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,19 @@ def _check_header(header: dict[str, Any], path: Path) -> None:
         raise CheckpointError(f"{path}: header and weights do not fit together ({found}); was it edited? get the file again")
 
 
+def _fitting_uncertainty(model: Potential, parts: Sequence[torch.Tensor], about: dict[str, Any]) -> Uncertainty:
+    """Of a file; ValueError where the tensors are not of the sizes that the model asks for."""
+    if model.head is None:
+        raise ValueError("an uncertainty without an energy head")
+    linear, features = model.head.num_linear, model.head.num_features
+    for name, part, shape in zip(
+        BUFFERS, parts, ((linear, linear), (features, features), (len(model.elements),)), strict=True
+    ):
+        if tuple(part.shape) != shape or not part.is_floating_point():
+            raise ValueError(f"uncertainty.{name} holds {part.dtype} {tuple(part.shape)} instead of {shape}")
+    return Uncertainty(*parts, about)
+
+
 def load_model(
     path_or_name: str | Path, dtype: str | torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> Potential:
@@ -203,8 +216,8 @@ def load_model(
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header["uncertainty"] is not None:
-            energy, local, scale = (state.pop(f"uncertainty.{name}") for name in BUFFERS)
-            model.uncertainty = Uncertainty(energy, local, scale, header["uncertainty"])
+            parts = [state.pop(f"uncertainty.{name}") for name in BUFFERS]
+            model.uncertainty = _fitting_uncertainty(model, parts, header["uncertainty"])
         for name, tensor in model.state_dict().items():
             if name in state and state[name].is_floating_point() != tensor.is_floating_point():
                 raise ValueError(f"{name} holds {state[name].dtype}")

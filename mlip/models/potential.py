@@ -63,6 +63,11 @@ class EnergyHead(nn.Module):
         """How many of :meth:`features` are phi_i."""
         return int(self.network[0].out_features) + len(self.bias)  # type: ignore[arg-type]
 
+    @property
+    def num_features(self) -> int:
+        """How many :meth:`features` are."""
+        return self.num_linear + int(self.network[0].in_features)  # type: ignore[arg-type]
+
     def forward(self, scalars: Tensor, species: Tensor, coordination: Tensor) -> Tensor:
         """Scalars ``[N, C]`` and smooth coordination numbers ``[N]`` -> atomic energies ``[N]``, eV, float64."""
         learned = self.network(scalars).squeeze(1).double() + self.bias.index_select(0, species).double()

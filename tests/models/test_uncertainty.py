@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from test_laws import model_for
 from mlip import MLIPCalculator
 from mlip.checkpoint import load_model, read_header, save_model
 from mlip.data.frame import Frame
-from mlip.errors import ConfigError
+from mlip.errors import CheckpointError, ConfigError
 from mlip.models.compaction import choose_strongest, compact
 from mlip.models.inference import FrozenNetwork
 from mlip.models.uncertainty import uncertainty_of
@@ -192,6 +193,17 @@ def test_checkpoint_keeps_it(model, tmp_path):
     single = load_model(path, dtype="float32")
     np.testing.assert_allclose(deviations(single, acetaldehyde())[1], deviations(model, acetaldehyde())[1], rtol=1e-3)
     assert single.uncertainty.local_factor.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("energy_factor", torch.ones(3, 3)), ("local_factor", torch.ones(2)), ("force_scale", torch.ones(7, dtype=torch.long))],
+)
+def test_a_checkpoint_with_tensors_of_another_size_is_refused(model, tmp_path, name, value):
+    other = copy.deepcopy(model)
+    other.uncertainty.register_buffer(name, value, persistent=False)
+    with pytest.raises(CheckpointError, match=f"uncertainty.{name} holds"):
+        load_model(save_model(other, tmp_path / "m.safetensors"))
 
 
 # -- calculator ------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from training_toys import toy_values, write_config
 
-from mlip.configfile import apply_overrides, load_config, parse_config
+from mlip.configfile import apply_overrides, load_config, parse_config, read_yaml
 from mlip.errors import ConfigError
 from mlip.training.runfolder import RunFolder, dump_config
 
@@ -67,6 +67,15 @@ def test_duplicate_keys_and_broken_yaml(tmp_path):
         load_config(path)
     with pytest.raises(ConfigError, match="no such config file"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("one: &a {x: 1, y: 2}\ntwo:\n  <<: *a\n  y: 3\n")
+    assert read_yaml(path)["two"] == {"x": 1, "y": 3}
+    path.write_text("two:\n  <<: 5\n")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        read_yaml(path)
 
 
 def test_paths_are_found_beside_the_config_and_above_it(tmp_path, monkeypatch):
