@@ -188,7 +188,8 @@ def _fitting_uncertainty(model: Potential, parts: Sequence[torch.Tensor], about:
     ):
         if tuple(part.shape) != shape or not part.is_floating_point():
             raise ValueError(f"uncertainty.{name} holds {part.dtype} {tuple(part.shape)} instead of {shape}")
-    return Uncertainty(*parts, about)
+    energy, local, scale = parts
+    return Uncertainty(energy, local, scale, about)
 
 
 def load_model(
