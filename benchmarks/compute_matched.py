@@ -12,7 +12,7 @@ energies weighted up, EMA 0.99, AMSGrad), float32; its epochs are counted before
 is not over a minute after the time is stopped, and has no test errors. Wall time is from the start of the process; frames per
 second are those between the first and the last validation, validations included.
 
-A finished run (runs/matched) is only read; one that was cut off starts anew.
+A pair whose rows are there is not run again; one that was cut off starts anew.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def our_curve(folder: Path) -> tuple[list[tuple[float, float, float]], int]:
 
 
 def count_epochs(name: str, irreps: str, venv: Path, minutes: float) -> int:
-    """Epochs of MACE that fit into the time, from two of them with other work beside."""
+    """Epochs of MACE that fit into the time, from two of them, alone on the machine."""
     folder = RUNS / name / f"probe-{irreps}"
     shutil.rmtree(folder, ignore_errors=True)
     begin = datetime.now()
@@ -241,7 +241,7 @@ def text_of(rows: list[dict[str, Any]]) -> str:
     ]
     lines = [
         [
-            row["set"], row["contestant"], f"{row['minutes']:g}", str(row["epochs"]), f"{row['frames_per_s']:.1f}", test,
+            row["set"], row["contestant"], f"{row['minutes']:g}", str(row["epochs"]), f"{row['frames_per_s'] or 0:.1f}", test,
             f"{errors['energy']['rmse']:.2f}",
             f"{errors['forces']['rmse']:.1f}", f"{errors['energy']['mae']:.2f}", f"{errors['forces']['mae']:.1f}",
         ]

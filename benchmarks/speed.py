@@ -9,7 +9,8 @@ Random weights, float32, cutoff 5 Angstrom. A step moves every atom by a random 
 energy and forces: neighbour lists included, stress where the cell is periodic. All contestants of a system run in one sitting, each
 in a process of its own that computes only when it is its turn; a round gives each a few steps, rounds repeat until every contestant
 has had its seconds. Before, each is warmed up until its step time no longer falls; warm-up, the time from the start of its process
-to the first energy, and memory are reported apart (kB/edge: what the steps added to the peak of loading; `-`: nothing).
+to the first energy, and memory are reported apart (kB/edge: what the steps added to the peak of loading; `-`: nothing, or not
+known, as where the first `compiled` rows counted the compiler in).
 `exported` is loaded from a file of `mlip export`, `compiled` is MLIPCalculator(compile=True); their compilation (one to two minutes
 each) comes first and is not counted.
 
@@ -174,7 +175,8 @@ def tables(rows: Iterable[dict[str, Any]]) -> str:
         lines = [
             [
                 row["system"], str(row["atoms"]), str(row["edges"]), row["contestant"], f"{row['median_ms']:.2f}",
-                f"{row['least_ms']:.2f}", f"{row['first_energy_s']:.1f}", f"{row['warm_up_s']:.1f}", f"{row['peak_mb']:.0f}",
+                f"{row['least_ms']:.2f}", f"{row['first_energy_s']:.1f}", f"{row['warm_up_s']:.1f}",
+                "-" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}",
                 f"{1000 * row['step_mb'] / row['edges']:.1f}" if row["step_mb"] else "-",
                 f"{row['date']}, {row['load']:.1f}, {row['commit']}",
                 row["versions"],

@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A part of the config: unknown keys are errors, defaults are checked too."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class DataSection(Section):

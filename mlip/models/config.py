@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 class RadialConfig(BaseModel):
     """The radial basis; path weights are linear in it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     kind: Literal["bspline", "bessel", "mlp"] = Field(
         "bessel", description="sine-Bessel, B-splines, or MLP over Bessel; bessel won the ablation (benchmarks/results)"
@@ -23,7 +23,7 @@ class RadialConfig(BaseModel):
 class GridConfig(BaseModel):
     """Node-wise mixing on the sphere."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     enabled: bool = True
     activation: Literal["silu", "product"] = Field(
@@ -36,7 +36,7 @@ class GridConfig(BaseModel):
 class GateConfig(BaseModel):
     """Path gates of the edge tensor products (mlip.nn.gate): which couplings are worth their cost is learned, the rest goes."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     sparsity: float | list[float] = Field(
         0.5,
@@ -59,7 +59,7 @@ class GateConfig(BaseModel):
 class PairGateConfig(BaseModel):
     """A smooth gate on the pairs of the density head's convolution (mlip.nn.pairgate); pairs that it shuts cost nothing there."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     sparsity: float = Field(0.5, ge=0, lt=1, description="share of the pairs that go, which training aims at")
     strength: float = Field(
@@ -78,7 +78,7 @@ class PairGateConfig(BaseModel):
 class DensityConfig(BaseModel):
     """The density head: one convolution up to the basis' highest degree, then a linear map onto each element's shells."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     l_max: int | None = Field(
         None, ge=0, le=6, description="highest degree it predicts (shells above stay 0); default: the auxiliary basis' own"
@@ -102,7 +102,7 @@ class DensityConfig(BaseModel):
 class ModelConfig(BaseModel):
     """A backbone with an energy head (a potential), a density head, or both."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     cutoff: float = Field(5.0, gt=0.5, le=20.0, description="neighbours within this distance, Angstrom")
     l_max: int = Field(2, ge=0, le=4, description="highest degree of features and spherical harmonics")

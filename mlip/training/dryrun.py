@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from mlip.config import RunConfig
+from mlip.memory import keep_freed_memory
 from mlip.models import Potential
 from mlip.training.losses import TERMS, loss_sums, pair_penalty, total_loss
 from mlip.training.optimizer import make_optimizer
@@ -51,6 +52,7 @@ def dry_run(config: RunConfig, console: Console) -> float:
 
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
+    keep_freed_memory()  # as the training does: it is part of what a step costs
     data = prepare(config)
     for name, report in data.audits.items():
         console.print(name, style="bold", markup=False)

@@ -74,6 +74,7 @@ def train(
     resumed = folder.enter(config, restart) if first else folder.checkpoint.exists()
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
+    keep_freed_memory()
     torch.manual_seed(config.training.seed)
     content = read_checkpoint(folder.checkpoint) if resumed else None
     data = prepare(config, content)
@@ -109,7 +110,6 @@ def fit(
     config: RunConfig, data: Prepared, model: Potential, folder: RunFolder, budget: Budget, console: Console
 ) -> Conductor:
     """Optimise ``model``; the outcome is in the conductor (best weights, progress)."""
-    keep_freed_memory()
     graphs = training_graphs(config, data, model.cutoff)
     stream = BatchStream(graphs, training_batches(config, graphs), config.data.num_workers)
     if folder.checkpoint.exists():

@@ -70,8 +70,13 @@ def test_labels_in_other_units_than_said(many, units, folder):
 def config(good) -> dict:
     return {
         "data": {"train": str(good / "frames.xyz"), "valid": 0.34, "batch_size": 2},
-        "model": {"channels": 4, "l_max": 1, "num_layers": 1}, "training": {"max_epochs": 0}, "run": {"dir": "run", "plots": False},
+        "model": {"channels": 4, "l_max": 1, "num_layers": 1}, "training": {"max_epochs": 1}, "run": {"dir": "run", "plots": False},
     }  # fmt: skip
+
+
+def test_the_config_that_is_spoilt_below_is_good(good, tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config(good)), encoding="utf-8")
+    assert command("mlip", "train", "c.yaml", folder=tmp_path).code == 0
 
 
 CONFIG_CASES = [(key, value) for key, values in CONFIGS for value in values]
@@ -93,7 +98,7 @@ def test_configs(good, case, folder):
 TEXTS = [
     "{good}run: {{dir: again}}\n", "{good}data: {{}}\n", "{good}[1]: 2\n", "{good}{{a: 1}}: 2\n", "? [a]\n: 1\n", "a: &a [*a]\n",
     "{good}x: &x {{y: *x}}\n", "&a [*a]", "{good}1: 2\n", "{good}null: 2\n", "\t", "- 1\n", "a: b: c\n", "!!binary x", "{deep}",
-    "[" * 200, "{good}<<: {{run: 3}}\n", "%YAML 9.0\n---\na: 1\n", "a: 1\n---\nb: 2\n", "\x00", "data: 1e1000\n",
+    "[" * 200, "{good}<<: 5\n", "%YAML 9.0\n---\na: 1\n", "a: 1\n---\nb: 2\n", "\x00", "data: 1e1000\n",
     "x: !!python/name:os.system\n", "data: !!set {{a}}\n", "{laughs}", "{good}training: {{max_epochs: 1, max_epochs: 2}}\n",
 ]  # fmt: skip
 
