@@ -127,7 +127,7 @@ class Row:
         """What it changes in the set's config."""
         settings = ["model.preset=small", f"model.l_max={self.l_max}", "run.plots=false", f"run.dir={folder}"]
         settings += [f"training.max_minutes={self.minutes:g}", f"training.threads={self.threads}"]
-        settings += [f"model.gate.sparsity={self.k:g}"] if self.k else []
+        settings += [f"model.gate.sparsity={self.k:g}"] if self.k else ["model.gate=null"]
         return settings + ([f"model.density.pair_gate.sparsity={self.pairs:g}"] if self.pairs else [])
 
 

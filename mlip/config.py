@@ -38,7 +38,7 @@ class DataSection(Section):
     Attributes:
         train: training file (HDF5, extended XYZ, ASE database, OUTCAR, vasprun.xml), or a list of them.
         valid: validation file, or the fraction of ``train`` that is set aside for it.
-        test: test file, or ``{name: file}``; never seen by the training.
+        test: test file, ``{name: file}``, or the fraction of ``train`` that is set aside for it; never seen by the training.
         keys: names of the labels in the files, where they are not the usual ones.
         units: units of the files, where they are not eV and Angstrom.
         e0: energy of an isolated atom per element in eV: ``auto`` (isolated atoms if there are any, else least
@@ -60,7 +60,7 @@ class DataSection(Section):
 
     train: str | Annotated[list[str], Field(min_length=1)]
     valid: str | float = 0.1
-    test: str | dict[str, str] | None = None
+    test: str | float | dict[str, str] | None = None
     keys: LabelKeys | None = None
     units: Units | None = None
     e0: Literal["auto", "isolated", "least_squares"] | dict[str, float] = "auto"
@@ -80,17 +80,19 @@ class DataSection(Section):
         """``train`` as a list."""
         return [self.train] if isinstance(self.train, str) else self.train
 
-    @field_validator("valid")
+    @field_validator("valid", "test")
     @classmethod
-    def _fraction(cls, value: str | float) -> str | float:
+    def _fraction(cls, value: object) -> object:
         if isinstance(value, float) and not 0 < value < 1:
             raise ValueError(f"{value} is neither a file nor a fraction between 0 and 1")
         return value
 
     @model_validator(mode="after")
-    def _one_batch_rule(self) -> DataSection:
+    def _consistent(self) -> DataSection:
         if self.batch_size is not None and (self.max_atoms is not None or self.max_edges is not None):
             raise ValueError("give either batch_size or max_atoms/max_edges, not both")
+        if isinstance(self.valid, float) and isinstance(self.test, float) and self.valid + self.test >= 1:
+            raise ValueError(f"valid {self.valid:g} and test {self.test:g} leave nothing to train on; give shares with a sum below 1")
         return self
 
 
@@ -198,7 +200,8 @@ class GateSchedule(Section):
     """Phases of the path gates of ``model.gate``: random subsets, then the strongest paths, then frozen to the end of the run.
 
     Validation in the random phase evaluates all paths, weighted to the mean over the draws (mlip.nn.gate). Frozen, the network is
-    reduced to the chosen paths; early stopping and the choice of the best weights begin there.
+    reduced to the chosen paths; the choice of the best weights begins there. Early stopping that would end the run before freezes
+    the gates instead, and counts anew.
 
     Attributes:
         unit: of the two lengths: ``share`` of the run, ``epochs`` or ``steps``. A run that ends before is frozen at its end.

@@ -162,7 +162,7 @@ def resolve_paths(config: RunConfig, folders: Sequence[Path]) -> RunConfig:
         changes["valid"] = find("valid", data.valid)
     if isinstance(data.test, str):
         changes["test"] = find("test", data.test)
-    elif data.test:
+    elif isinstance(data.test, dict):
         changes["test"] = {name: find(f"test.{name}", file) for name, file in data.test.items()}
     if data.isolated_atoms:
         changes["isolated_atoms"] = find("isolated_atoms", data.isolated_atoms)

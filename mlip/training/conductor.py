@@ -163,7 +163,11 @@ class Conductor(Callback):
             self._freeze(trainer, module)
         if reason or (last and self._validation_is_due()):
             self._validate(trainer, module)
-            reason = reason or self._patience_lost()
+            if not reason and self._patience_lost():
+                if self._gates_are_open():
+                    self._freeze(trainer, module)
+                else:
+                    reason = f"no improvement in {self.progress.stale} validations (early stopping)"
         self.progress.finished = reason
         if reason:
             trainer.should_stop = True
@@ -175,11 +179,9 @@ class Conductor(Callback):
         limit = self.options.max_epochs
         return "all epochs are done" if last and limit is not None and self.progress.epoch >= limit else ""
 
-    def _patience_lost(self) -> str:
+    def _patience_lost(self) -> bool:
         rule = self.options.early_stopping
-        if rule is None or self.progress.stale < rule.patience or self._gates_are_open():
-            return ""
-        return f"no improvement in {self.progress.stale} validations (early stopping)"
+        return rule is not None and self.progress.stale >= rule.patience
 
     def _gates_are_open(self) -> bool:
         """Whether the network has gates that are not yet frozen."""

@@ -95,21 +95,23 @@ def prepare(config: RunConfig, begun: Mapping[str, Any] | None = None) -> Prepar
     audits = {"train": audit_frames(everything, needed=needed)}
     atoms = isolated_atom_energies(_single_atoms(everything))
     train: Sequence[Frame] = without_isolated_atoms(everything)
+    tests: dict[str, Sequence[Frame]] = {}
+    valid_share = data.valid
+    if isinstance(data.test, float):  # set aside first: the same frames whatever the share for validation
+        train, tests["test"] = split_frames(train, data.test, data.split_seed, data.split_by or "frame")
+        valid_share = data.valid / (1 - data.test) if isinstance(data.valid, float) else data.valid
     if isinstance(data.valid, str):
         valid: Sequence[Frame] = without_isolated_atoms(open_frames(data.valid, data.keys, data.units))
         audits["valid"] = audit_frames(valid, needed=needed)
     else:
-        train, valid = split_frames(train, data.valid, data.split_seed, data.split_by or "frame")
+        train, valid = split_frames(train, valid_share, data.split_seed, data.split_by or "frame")
     check_monitor(config, valid)
     if "density" in config.heads:
         train = leave_out_broken_symmetry(train)
         report_broken_symmetry("data.valid", valid)
-    tests = {
-        name: without_isolated_atoms(open_frames(path, data.keys, data.units))
-        for name, path in test_files(config).items()
-    }
-    for name, frames in tests.items():
-        audits[name] = audit_frames(frames, needed=set())
+    for name, path in test_files(config).items():
+        tests[name] = without_isolated_atoms(open_frames(path, data.keys, data.units))
+        audits[name] = audit_frames(tests[name], needed=set())
     source = _source(config, begun)
     present = _elements(train)
     elements = present if source is None else sorted({*present, *source.elements})
@@ -182,7 +184,7 @@ def check_monitor(config: RunConfig, valid: Sequence[Frame]) -> None:
 def test_files(config: RunConfig) -> dict[str, str]:
     """Test files by the name they get in the table."""
     test = config.data.test
-    if test is None:
+    if test is None or isinstance(test, float):
         return {}
     return {"test": test} if isinstance(test, str) else dict(test)
 

@@ -75,9 +75,10 @@ def density_values(folder: Path, epochs: int = 3, joint: bool = False, **trainin
         if not (folder / f"{name}.h5").exists():
             write_toys(folder / f"{name}.h5", density_frames(count, seed))
     options = {"max_epochs": epochs, "lr": 0.01, "precision": "float64", "ema_decay": 0.9, "threads": 1, "accelerator": "cpu"}
+    model = {"channels": 4, "l_max": 1, "num_layers": 1, "cutoff": 3.0, "gate": None}  # path gates: test_gating.py
     return {
         "data": {**{name: str(folder / f"{name}.h5") for name in ("train", "valid", "test")}, "batch_size": 3},
-        "model": {"channels": 4, "l_max": 1, "num_layers": 1, "cutoff": 3.0, "energy": joint, "density": {}},
+        "model": {**model, "energy": joint, "density": {}},
         "training": {**options, **training},
         "run": {"dir": str(folder / "run"), "plots": False},
     }

@@ -119,11 +119,15 @@ def test_a_run_that_ends_before_is_frozen_at_its_end(tmp_path):
     assert load_model(config.run.dir).config.gate is None
 
 
-def test_early_stopping_waits_for_the_frozen_network(tmp_path):
-    values = gated_values(tmp_path, epochs=9, early_stopping={"patience": 1, "min_delta": 1e9})
-    results = train(load_config(write_config(tmp_path, values)))
-    assert results["stopped"].startswith("no improvement in 1") and results["epochs"] == 4  # the first frozen validation is at 3
-    assert results["paths"] == [3, 6]
+def test_early_stopping_freezes_open_gates_and_counts_anew(tmp_path):
+    values = gated_values(tmp_path, 20, {"unit": "epochs", "random": 4, "adaptive": 10})
+    values["training"]["early_stopping"] = {"patience": 2, "min_delta": 1e9}
+    config = load_config(write_config(tmp_path, values))
+    results = train(config)
+    assert results["stopped"].startswith("no improvement in 2") and results["paths"] == [3, 6]
+    progress = read_checkpoint(Path(config.run.dir) / "training.ckpt")["progress"]
+    # lost after 2 validations: frozen; the next is the first of the compact network, 2 more lose the patience again
+    assert results["epochs"] == 5 and progress["best_epoch"] > 2
 
 
 @pytest.mark.parametrize("step", [3, 7])
@@ -260,7 +264,8 @@ def test_gates_have_their_phases_by_default_and_a_run_folder_knows_them():
     config = parse_config(values)
     assert config.training.gate == GateSchedule()
     assert parse_config(yaml.safe_load(dump_config(config))).training.gate == GateSchedule()
-    assert parse_config({"data": {"train": "a.h5"}}).training.gate is None
+    assert parse_config({"data": {"train": "a.h5"}}).training.gate == GateSchedule()  # the presets have gates
+    assert parse_config({"data": {"train": "a.h5"}, "model": {"gate": None}}).training.gate is None
 
 
 @pytest.mark.parametrize(
@@ -273,7 +278,7 @@ def test_gates_have_their_phases_by_default_and_a_run_folder_knows_them():
             r"random and adaptive are 5 epochs together.*max_epochs 5",
         ),
         (["training.gate.radnom=0.1", "model.gate={}"], r"training\.gate\.radnom: unknown .* training\.gate\.random\?"),
-        (["training.gate={}"], r"training\.gate is given, and the model has no path gates; give model\.gate"),
+        (["training.gate={}", "model.gate=null"], r"training\.gate is given, and the model has no path gates; give model\.gate"),
         (["model.gate.sparsity=1.5"], r"model\.gate\.sparsity: a share of paths that go .* below 1 \(found 1\.5\)"),
         (["model.gate.sparsity=half"], r"model\.gate\.sparsity: .*valid number.*'half'.*; model\.gate\.sparsity: .*valid list"),
         (["model.gate.sparsity=[0.1, half]"], r"model\.gate\.sparsity\.1: .*valid number"),

@@ -216,8 +216,9 @@ def test_a_budget_of_time_is_kept(tmp_path):
 
 
 def test_early_stopping(tmp_path):
-    config = toy_config(tmp_path, 50, early_stopping={"patience": 2, "min_delta": 1e9})
-    results = train(config)
+    values = toy_values(tmp_path, 50, early_stopping={"patience": 2, "min_delta": 1e9})
+    values["model"]["gate"] = None  # with gates: test_gating.py
+    results = train(load_config(write_config(tmp_path, values)))
     assert results["stopped"].startswith("no improvement in 2") and results["epochs"] == 2
     assert results["best_epoch"] > 0  # better by less than min_delta is better all the same
 
