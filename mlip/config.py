@@ -92,7 +92,7 @@ class DataSection(Section):
         if self.batch_size is not None and (self.max_atoms is not None or self.max_edges is not None):
             raise ValueError("give either batch_size or max_atoms/max_edges, not both")
         if isinstance(self.valid, float) and isinstance(self.test, float) and self.valid + self.test >= 1:
-            raise ValueError(f"valid {self.valid:g} and test {self.test:g} leave nothing to train on; give shares with a sum below 1")
+            raise ValueError(f"valid {self.valid:g} and test {self.test:g} leave nothing to train on; their sum must be below 1")
         return self
 
 

@@ -206,7 +206,9 @@ def run_scf(mf: Any) -> str:
 
 def compute_forces(mf: Any, grid_response: bool = True) -> np.ndarray:
     """``[n, 3]`` forces of a converged object, eV/Angstrom: the slope of its energy, if ``grid_response`` is included."""
-    gradient = mf.nuc_grad_method()
+    from scf_accel.gradient import nuclear_gradient
+
+    gradient = nuclear_gradient(mf)
     gradient.grid_response = grid_response
     return -np.asarray(gradient.kernel()) * (HARTREE_TO_EV / BOHR_TO_ANGSTROM)
 

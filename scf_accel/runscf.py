@@ -254,6 +254,7 @@ def add_forces(outcome: Outcome) -> None:
     """Analytic forces of a converged energy, with the response of the integration grid: finite differences agree."""
     import numpy as np
 
+    from scf_accel.gradient import nuclear_gradient
     from scf_accel.labels import BOHR_TO_ANGSTROM, HARTREE_TO_EV
 
     if not outcome.mf.converged:
@@ -261,7 +262,7 @@ def add_forces(outcome: Outcome) -> None:
         return
     started = time.perf_counter()
     try:
-        gradient = outcome.mf.nuc_grad_method()
+        gradient = nuclear_gradient(outcome.mf)
         if hasattr(gradient, "grid_response"):
             gradient.grid_response = True
         outcome.forces = -np.asarray(gradient.kernel()) * (HARTREE_TO_EV / BOHR_TO_ANGSTROM)

@@ -96,15 +96,15 @@ def prepare(config: RunConfig, begun: Mapping[str, Any] | None = None) -> Prepar
     atoms = isolated_atom_energies(_single_atoms(everything))
     train: Sequence[Frame] = without_isolated_atoms(everything)
     tests: dict[str, Sequence[Frame]] = {}
-    valid_share = data.valid
+    left = 1.0
     if isinstance(data.test, float):  # set aside first: the same frames whatever the share for validation
+        left -= data.test
         train, tests["test"] = split_frames(train, data.test, data.split_seed, data.split_by or "frame")
-        valid_share = data.valid / (1 - data.test) if isinstance(data.valid, float) else data.valid
     if isinstance(data.valid, str):
         valid: Sequence[Frame] = without_isolated_atoms(open_frames(data.valid, data.keys, data.units))
         audits["valid"] = audit_frames(valid, needed=needed)
     else:
-        train, valid = split_frames(train, valid_share, data.split_seed, data.split_by or "frame")
+        train, valid = split_frames(train, data.valid / left, data.split_seed, data.split_by or "frame")
     check_monitor(config, valid)
     if "density" in config.heads:
         train = leave_out_broken_symmetry(train)

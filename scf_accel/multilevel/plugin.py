@@ -13,6 +13,7 @@ from pyscf.dft import numint
 from pyscf.lib import logger
 from pyscf.soscf import newton_ah
 
+from scf_accel.gradient.plugin import faster
 from scf_accel.memory import available_bytes, give_back
 from scf_accel.multilevel.coarse import CoarseModelError
 from scf_accel.multilevel.report import Report, Settings
@@ -129,6 +130,14 @@ class _Multilevel(_Base):
     def kernel(self, *args: Any, **kwargs: Any) -> float:
         """Another name of :meth:`scf`."""
         return self.scf(*args, **kwargs)
+
+    def nuc_grad_method(self) -> Any:
+        """PySCF's gradient object, faster where :mod:`scf_accel.gradient` covers it."""
+        return faster(super().nuc_grad_method())
+
+    def Gradients(self) -> Any:
+        """Another name of :meth:`nuc_grad_method`."""
+        return faster(super().Gradients())
 
     def _start(self, dm0: Any) -> Any:
         """What the run starts from, in PySCF's order: the argument, existing orbitals, the user's start, the guess (None)."""

@@ -1,0 +1,52 @@
+"""The slope of a density-fitted Coulomb energy from one set of derivative integrals.
+
+    E = c V c / 2,  V c = rho,  rho_P = sum_mn D_mn (mn|P),  V_PQ = (P|Q)
+    dE = sum_P c_P d rho_P - c dV c / 2
+
+Moving all three centres of (mn|P) together changes nothing, so that (grad m n|P) gives the slope by the atom of P too; PySCF
+computes those integrals as well. Atomic units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from pyscf.df.incore import aux_e2
+
+from scf_accel.fitting import fit_density
+
+MAX_BYTES = 2e8
+"""Of the integrals in memory at a time."""
+
+
+def coulomb_gradient(mol: Any, auxmol: Any, dm: np.ndarray) -> np.ndarray:
+    """``[atoms, 3]`` derivative (Hartree/Bohr) of the fitted Coulomb energy at fixed, symmetric ``dm[nao, nao]``."""
+    fitted = fit_density(mol, auxmol, dm)
+    by_orbital = np.zeros((3, mol.nao))
+    by_function = fitted * (auxmol.intor("int2c2e_ip1") @ fitted)
+    for part, slopes in _slopes(mol, auxmol, dm):
+        by_orbital -= 2.0 * np.einsum("p,xpm->xm", fitted[part], slopes)
+        by_function[:, part] += 2.0 * fitted[part] * slopes.sum(axis=2)
+    total = np.zeros((mol.natm, 3))
+    np.add.at(total, owners(mol), by_orbital.T)
+    np.add.at(total, owners(auxmol), by_function.T)
+    return total
+
+
+def _slopes(mol: Any, auxmol: Any, dm: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """``[3, functions, nao]`` sum_n D_mn (grad m n|P) of some fitting functions at a time, and which those are."""
+    starts, first = auxmol.ao_loc_nr(), 0
+    room = max(1, int(MAX_BYTES / (24 * mol.nao**2)))
+    while first < auxmol.nbas:
+        last = max(first + 1, int(np.searchsorted(starts, starts[first] + room, side="right")) - 1)
+        shells = (0, mol.nbas, 0, mol.nbas, first, last)
+        integrals = aux_e2(mol, auxmol, "int3c2e_ip1", aosym="s1", comp=3, shls_slice=shells)
+        yield slice(int(starts[first]), int(starts[last])), np.einsum("xpnm,nm->xpm", integrals.transpose(0, 3, 2, 1), dm)
+        first = last
+
+
+def owners(mol: Any) -> np.ndarray:
+    """``[nao]`` atom of each function."""
+    return np.repeat(np.arange(mol.natm), np.diff(mol.aoslice_by_atom()[:, 2:], axis=1).ravel())
