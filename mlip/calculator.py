@@ -15,6 +15,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from ase.data import chemical_symbols
 
 from mlip.data.skin import Edges, SkinNeighborList
+from mlip.defaults import DEFAULT_POTENTIAL
 from mlip.device import usable_device
 from mlip.errors import CheckpointError, ConfigError, StructureError
 from mlip.evaluator import STD_KEYS, deviations, evaluator, hash_weights
@@ -45,9 +46,9 @@ class MLIPCalculator(Calculator):
     computes them when they are asked for; with ``uncertainty=True`` they are in ``results`` after every calculation.
 
     Args:
-        model: path of a checkpoint, name of a shipped model, or a ``Potential``, of which a frozen copy is taken; or the path of
-            a compiled model of ``mlip export``, which ends in .pt2. The latter holds native code that runs here: give only files
-            whose makers you trust.
+        model: path of a checkpoint, name of a shipped model (default: ``organics-energy``, for small organic molecules), or a
+            ``Potential``, of which a frozen copy is taken; or the path of a compiled model of ``mlip export``, which ends in .pt2. The
+            latter holds native code that runs here: give only files whose makers you trust.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         dtype: ``"float32"`` or ``"float64"``; ``None`` keeps the checkpoint's own. Use ``"float64"`` for tight
             relaxations, phonons and finite differences.
@@ -73,7 +74,7 @@ class MLIPCalculator(Calculator):
 
     def __init__(
         self,
-        model: str | Path | torch.nn.Module,
+        model: str | Path | torch.nn.Module = DEFAULT_POTENTIAL,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype | None = None,
         skin: float = 0.5,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mlip.clitools import run_guarded
+from mlip.defaults import DEFAULT_POTENTIAL
 
 app = typer.Typer(
     name="mlip",
@@ -110,7 +111,7 @@ def export(
 @app.command()
 def relax(
     file: Annotated[Path, typer.Argument(help="Structures in any format that ASE reads; every frame is relaxed.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint, or the name of a shipped model.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint, or the name of a shipped model.")] = DEFAULT_POTENTIAL,
     out: Annotated[Path | None, typer.Option(help="Relaxed structures. Default: FILE-relaxed.extxyz.")] = None,
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell too.")] = False,
     pressure: Annotated[float, typer.Option(help="Pressure in GPa, with --cell.")] = 0.0,
@@ -125,7 +126,7 @@ def relax(
 ) -> None:
     """Relax structures to a local minimum; exit code 1 if one does not converge.
 
-    Example: mlip relax molecule.xyz --model model.safetensors --fmax 0.005
+    Example: mlip relax molecule.xyz --fmax 0.005
     """
     from mlip.dynamics.commands import relax_file
 
@@ -138,7 +139,7 @@ def relax(
 @app.command()
 def md(
     file: Annotated[Path, typer.Argument(help="A structure in any format that ASE reads.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint, or the name of a shipped model.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint, or the name of a shipped model.")] = DEFAULT_POTENTIAL,
     steps: Annotated[int, typer.Option(help="Steps in all; with --resume those already done count.")] = 1000,
     ensemble: Annotated[str, typer.Option(help="nve, nvt or npt (isotropic).")] = "nvt",
     timestep: Annotated[float, typer.Option(help="fs")] = 0.5,

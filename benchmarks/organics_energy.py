@@ -1,0 +1,288 @@
+"""What the shipped potential organics-energy shows on molecules that its training never saw; DFT by our own PySCF.
+
+    python benchmarks/organics_energy.py                        # all parts; an hour or two on two cores
+    python benchmarks/organics_energy.py --parts relax --count 5
+    python benchmarks/organics_energy.py --table
+
+The molecules are those of the test split of configs/organics-energy.yaml (by molecule), drawn with a fixed seed among those of
+at least ``--least`` atoms.
+
+errors: energies and forces of the whole test split. relax: each molecule from its force-field geometry to ``fmax`` 0.01 eV/A
+with the model, then from there to the same ``fmax`` with DFT (the level of theory of the training data); root mean square
+distance of the two minima after superposition. nve: relaxed, given twice 300 K, 10 ps of velocity Verlet at 0.5 fs; the drift is
+the slope of a line through the total energy; whole means that every bond stays below 1.5 times its first length and no atoms that
+were apart come within a bond length. torsion: three fragments that are in no list of the data, relaxed with the model at fixed
+dihedrals every 30 degrees; DFT energies at the same geometries. Rows that are there are not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _common import header, processor, table
+from _dftcalculator import DFTCalculator
+from _store import COMMIT, Store
+from ase import Atoms
+from ase.build import minimize_rotation_and_translation
+from ase.constraints import FixInternals
+from ase.io import iread
+from ase.neighborlist import natural_cutoffs, neighbor_list
+from rdkit import Chem
+
+from mlip import MLIPCalculator
+from mlip.checkpoint import load_model
+from mlip.configfile import load_config
+from mlip.dynamics import MDSettings, relax, run_md
+from mlip.dynamics.output import read_csv
+from mlip.files import atomic_path, atomic_write_text
+from mlip.training.prepare import prepare
+from mlip.training.report import evaluate_frames
+from scf_accel.structures import structure_from_smiles
+
+HERE = Path(__file__).resolve().parent
+CONFIG = HERE.parent / "configs" / "organics-energy.yaml"
+PARTS = ["errors", "relax", "nve", "torsion"]
+FMAX = 0.01
+TEMPERATURE, PICOSECONDS, TIMESTEP = 300.0, 10.0, 0.5
+FRAGMENTS = {"CCNC(C)=O": "[CH3]CN[CX3]", "COc1ccncc1": "[CH3]Occ", "NCCc1ccsc1": "NCCc"}
+"""SMILES, and SMARTS of the dihedral that is turned."""
+ANGLES = np.arange(0.0, 360.0, 30.0)
+
+
+def main() -> None:
+    """Measure what is missing, then write the tables."""
+    options = parse()
+    store = Store(options.output / "organics_energy.jsonl")
+    if not options.table:
+        for key, work in jobs(options):
+            if key in store:
+                continue
+            started = time.perf_counter()
+            row = {"key": key, "model": options.model, **work()}
+            about = {"commit": COMMIT, "date": f"{datetime.now():%Y-%m-%d %H:%M}", "processor": processor()}
+            store.append({**row, "seconds": time.perf_counter() - started, **about})
+            print(f"{key}: " + ", ".join(f"{name} {value}" for name, value in row.items() if np.isscalar(value)), flush=True)
+    write(store, options.output)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="organics-energy", help="checkpoint or shipped model")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="of its training: whose test split is taken")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--count", type=int, default=20, help="molecules to relax; half as many for nve")
+    parser.add_argument("--least", type=int, default=8, help="atoms of the smallest molecule")
+    parser.add_argument("--output", type=Path, default=HERE / "results")
+    parser.add_argument("--table", action="store_true", help="only write the tables of the rows that are there")
+    return parser.parse_args()
+
+
+def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Keys and measurements, in the order of the parts."""
+    test = prepare(load_config(options.config)).tests["test"]
+    names = [frame.extras["molecule"] for frame in test]
+    large = sorted({name for name, frame in zip(names, test, strict=True) if len(frame) >= options.least})
+    drawn = np.random.default_rng(0).permutation(large)[: options.count].tolist()
+    if "errors" in options.parts:
+        yield "errors", lambda: errors(options.model, test)
+    for smiles in drawn if "relax" in options.parts else []:
+        yield f"relax {smiles}", lambda smiles=smiles: relaxation(options.model, smiles)
+    for smiles in drawn[: len(drawn) // 2] if "nve" in options.parts else []:
+        yield f"nve {smiles}", lambda smiles=smiles: dynamics(options.model, smiles)
+    for smiles in FRAGMENTS if "torsion" in options.parts else []:
+        yield f"torsion {smiles}", lambda smiles=smiles: torsion(options.model, smiles)
+
+
+def errors(model: str, test: Any) -> dict[str, Any]:
+    """Mean and root mean square errors of the test split."""
+    report = evaluate_frames(load_model(model), test).errors.report()
+    kept = {name: report[name] for name in ("energy_per_atom", "forces")}
+    return {"frames": len(test), "molecules": len({frame.extras["molecule"] for frame in test}), "errors": kept}
+
+
+def geometry(smiles: str) -> Atoms:
+    """The force field's minimum."""
+    structure = structure_from_smiles(smiles, Chem.AddHs(Chem.MolFromSmiles(smiles)), 0)
+    return Atoms(structure.numbers, structure.positions)
+
+
+def relaxed(model: str, smiles: str) -> tuple[Atoms, Any]:
+    """The model's minimum from there, and how it was found."""
+    atoms = geometry(smiles)
+    return atoms, relax(atoms, MLIPCalculator(model, dtype="float64"), fmax=FMAX, max_steps=500)
+
+
+def relaxation(model: str, smiles: str) -> dict[str, Any]:
+    """Steps of the model, and how far DFT moves the atoms from its minimum to its own."""
+    atoms, found = relaxed(model, smiles)
+    reference = atoms.copy()
+    dft = relax(reference, DFTCalculator(), fmax=FMAX, max_steps=100)
+    moved = atoms.copy()
+    minimize_rotation_and_translation(reference, moved)
+    distance = np.linalg.norm(moved.positions - reference.positions, axis=1)
+    return {
+        "atoms": len(atoms),
+        "converged": bool(found.converged),
+        "steps": int(found.steps),
+        "dft_converged": bool(dft.converged),
+        "dft_steps": int(dft.steps),
+        "rmsd": float(np.sqrt(np.mean(distance**2))),
+        "largest": float(distance.max()),
+    }
+
+
+def dynamics(model: str, smiles: str) -> dict[str, Any]:
+    """Drift, mean temperature, and whether the molecule stays whole."""
+    atoms, _ = relaxed(model, smiles)
+    first = atoms.copy()
+    settings = MDSettings(
+        steps=round(1000 * PICOSECONDS / TIMESTEP),
+        ensemble="nve",
+        timestep=TIMESTEP,
+        temperature=2 * TEMPERATURE,
+        log_every=10,
+        save_every=50,
+        state_every=10**6,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.traj"
+        summary = run_md(atoms, MLIPCalculator(model), settings, path)
+        log = read_csv(summary.log)
+        whole = all(is_whole(first, frame) for frame in iread(str(path)))
+    slope = np.polyfit(log["time_ps"], log["etot_eV"], 1)[0]
+    return {
+        "atoms": len(atoms),
+        "drift": float(1000 * slope / len(atoms)),
+        "temperature": float(summary.mean_temperature),
+        "whole": whole,
+    }
+
+
+def is_whole(first: Atoms, frame: Atoms) -> bool:
+    """Whether all bonds of ``first`` are there, and no others."""
+    bonds = set(zip(*(part.tolist() for part in neighbor_list("ij", first, natural_cutoffs(first, 1.15))), strict=True))
+    now = set(zip(*(part.tolist() for part in neighbor_list("ij", frame, natural_cutoffs(frame, 0.9))), strict=True))
+    kept = all(frame.get_distance(i, j) < 1.5 * first.get_distance(i, j) for i, j in bonds)
+    return kept and now <= bonds
+
+
+def torsion(model: str, smiles: str) -> dict[str, Any]:
+    """Energies (meV) of model and DFT along a relaxed scan, from the lowest of each."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    dihedral = list(mol.GetSubstructMatch(Chem.MolFromSmarts(FRAGMENTS[smiles])))
+    atoms, _ = relaxed(model, smiles)
+    side = beyond(mol, dihedral[1], dihedral[2])
+    ours, theirs = [], []
+    for angle in ANGLES:
+        turned = atoms.copy()
+        turned.set_dihedral(*dihedral, angle, indices=side)
+        turned.set_constraint(FixInternals(dihedrals_deg=[[angle, dihedral]]))
+        relax(turned, MLIPCalculator(model, dtype="float64"), fmax=0.02, max_steps=300)
+        turned.set_constraint()
+        ours.append(MLIPCalculator(model, dtype="float64").get_potential_energy(turned))
+        theirs.append(DFTCalculator().get_potential_energy(turned))
+    curves = [1000 * (np.array(energies) - min(energies)) for energies in (ours, theirs)]
+    return {"angles": ANGLES.tolist(), "model_meV": curves[0].tolist(), "dft_meV": curves[1].tolist()}
+
+
+def beyond(mol: Any, near: int, far: int) -> list[int]:
+    """Atoms on the far side of a bond."""
+    seen, new = {near, far}, [far]
+    while new:
+        new = [n.GetIdx() for atom in new for n in mol.GetAtomWithIdx(atom).GetNeighbors() if n.GetIdx() not in seen]
+        seen |= set(new)
+    return sorted(seen - {near})
+
+
+def write(store: Store, folder: Path) -> None:
+    """``organics_energy.md`` and the plot of the torsions."""
+    rows = {key: [row for row in store.rows if row["key"].split()[0] == key] for key in PARTS}
+    parts = [header("organics-energy on molecules never seen", ("torch", "numpy", "ase", "pyscf"))]
+    commits = sorted({row["commit"] for row in store.rows})
+    parts.append(f"- measured with commit: {', '.join(commits)}\n")
+    for row in rows["errors"]:
+        energy, forces = row["errors"]["energy_per_atom"], row["errors"]["forces"]
+        parts.append(
+            f"Test split, {row['frames']} frames of {row['molecules']} molecules: energy MAE {1000 * energy['mae']:.1f}, RMSE "
+            f"{1000 * energy['rmse']:.1f} meV/atom; force MAE {1000 * forces['mae']:.0f}, RMSE {1000 * forces['rmse']:.0f} meV/A.\n"
+        )
+    if rows["relax"]:
+        parts += ["### Relaxations\n", table(*relaxation_table(rows["relax"]))]
+    if rows["nve"]:
+        columns = ["molecule", "atoms", "drift, meV/atom/ps", "mean T, K", "whole"]
+        cells = [
+            [row["key"][4:], f"{row['atoms']}", f"{row['drift']:+.4f}", f"{row['temperature']:.0f}", yes(row["whole"])]
+            for row in rows["nve"]
+        ]
+        parts += [f"### NVE, {PICOSECONDS:g} ps\n", table(columns, cells)]
+    if rows["torsion"]:
+        parts += ["### Torsions\n", table(*torsion_table(rows["torsion"])), "![torsions](organics_energy_torsion.png)\n"]
+        plot(rows["torsion"], folder / "organics_energy_torsion.png")
+    text = "\n".join(parts)
+    atomic_write_text(folder / "organics_energy.md", text)
+    print(text)
+
+
+def relaxation_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """One line a molecule, then how many are fine."""
+    columns = ["molecule", "atoms", "steps", "converged", "DFT steps from there", "RMSD, A", "largest shift, A"]
+    cells = [
+        [
+            row["key"][6:],
+            f"{row['atoms']}",
+            f"{row['steps']}",
+            yes(row["converged"]),
+            f"{row['dft_steps']}" + ("" if row["dft_converged"] else " (not converged)"),
+            f"{row['rmsd']:.3f}",
+            f"{row['largest']:.3f}",
+        ]
+        for row in rows
+    ]
+    fine = sum(row["converged"] and row["rmsd"] < 0.05 for row in rows)
+    median = float(np.median([row["rmsd"] for row in rows]))
+    total = ["**all**", "", "", f"{sum(row['converged'] for row in rows)} of {len(rows)}", "", f"median {median:.3f}"]
+    return columns, [*cells, [*total, f"{fine} of {len(rows)} converged and within 0.05 A"]]
+
+
+def yes(condition: bool) -> str:
+    """A word for a table."""
+    return "yes" if condition else "no"
+
+
+def torsion_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Barriers and differences."""
+    columns = ["fragment", "DFT barrier, meV", "model's", "mean difference, meV", "largest"]
+    cells = []
+    for row in rows:
+        ours, theirs = np.array(row["model_meV"]), np.array(row["dft_meV"])
+        off = np.abs(ours - theirs)
+        cells.append([row["key"][8:], f"{theirs.max():.0f}", f"{ours.max():.0f}", f"{off.mean():.0f}", f"{off.max():.0f}"])
+    return columns, cells
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Model and DFT, one panel a fragment."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(rows), figsize=(4 * len(rows), 3.2), squeeze=False, layout="constrained")
+    for axis, row in zip(axes[0], rows, strict=True):
+        axis.plot(row["angles"], row["dft_meV"], "o-", label="PBE/def2-SVP", color="black")
+        axis.plot(row["angles"], row["model_meV"], "s--", label="organics-energy", color="tab:blue")
+        axis.set(title=row["key"][8:], xlabel="dihedral, degrees", xticks=range(0, 361, 90))
+    axes[0][0].set_ylabel("energy, meV")
+    axes[0][0].legend(frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
