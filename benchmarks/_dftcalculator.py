@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
 
+from scf_accel import accelerate
 from scf_accel.labels import HARTREE_TO_EV, LabelSettings, compute_forces, make_mean_field, make_molecule, run_scf
 
 
@@ -26,7 +27,7 @@ class DFTCalculator(Calculator):
         mol = make_molecule(self.atoms.numbers, self.atoms.positions, 0, 0, self.settings)
         mf = make_mean_field(mol, self.settings)
         if self._last is not None and self._last[0] == self.atoms.numbers.tolist():
-            mf.multilevel.start = self._last[1]
+            mf = accelerate(mf, start=self._last[1])
         run_scf(mf)
         mf._numint.clear()
         self._last = self.atoms.numbers.tolist(), np.asarray(mf.make_rdm1())

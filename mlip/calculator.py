@@ -47,8 +47,8 @@ class MLIPCalculator(Calculator):
 
     Args:
         model: path of a checkpoint, name of a shipped model (default: ``organics-energy``, for small organic molecules), or a
-            ``Potential``, of which a frozen copy is taken; or the path of a compiled model of ``mlip export``, which ends in .pt2. The
-            latter holds native code that runs here: give only files whose makers you trust.
+            ``Potential``, of which a frozen copy is taken; or the path of a compiled model of ``mlip export``, which ends in .pt2.
+            The latter holds native code that runs here: give only files whose makers you trust.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ...
         dtype: ``"float32"`` or ``"float64"``; ``None`` keeps the checkpoint's own. Use ``"float64"`` for tight
             relaxations, phonons and finite differences.

@@ -1,0 +1,90 @@
+"""benchmarks/organics_energy.py: the DFT calculator gives the labels, what counts as whole, tables of the rows that are there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import molecule
+
+pytest.importorskip("pyscf")
+pytest.importorskip("rdkit")
+
+from rdkit import Chem
+
+from scf_accel.labels import LabelSettings, compute_labels
+
+FOLDER = str(Path(__file__).resolve().parents[2] / "benchmarks")
+sys.path.insert(0, FOLDER)
+try:
+    import organics_energy
+    from _dftcalculator import DFTCalculator
+finally:
+    sys.path.remove(FOLDER)
+
+QUICK = LabelSettings(basis="sto-3g", grid_level=0)
+
+
+def test_the_calculator_gives_labels_also_from_the_last_density():
+    atoms = molecule("H2O")
+    atoms.calc = DFTCalculator(QUICK)
+    for shift in (0.0, 0.03):
+        atoms.positions[0, 2] += shift
+        wanted = compute_labels(atoms.numbers, atoms.positions, 0, 0, QUICK)
+        assert atoms.get_potential_energy() == pytest.approx(wanted.energy, abs=1e-6)
+        np.testing.assert_allclose(atoms.get_forces(), wanted.forces, atol=1e-3)
+    atoms = molecule("CH4")
+    atoms.calc = DFTCalculator(QUICK)
+    assert atoms.get_potential_energy() < -1000
+
+
+def test_what_is_whole():
+    first = molecule("CH3CH2OH")
+    near = first.copy()
+    near.rattle(0.05, seed=0)
+    assert organics_energy.is_whole(first, near)
+    gone = first.copy()
+    gone.positions[-1] += [0.0, 0.0, 3.0]
+    assert not organics_energy.is_whole(first, gone)
+    met = first.copy()
+    met.positions[-1] = met.positions[-2] + [0.0, 0.0, 0.75]
+    assert not organics_energy.is_whole(first, met)
+
+
+def test_the_side_that_is_turned():
+    mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+    assert organics_energy.beyond(mol, 0, 1) == [1, 2, 6, 7, 8]
+    assert organics_energy.beyond(mol, 1, 0) == [0, 3, 4, 5]
+
+
+@pytest.mark.parametrize("smiles", organics_energy.FRAGMENTS)
+def test_fragments_have_their_dihedral_and_are_in_no_list(smiles):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert len(mol.GetSubstructMatch(Chem.MolFromSmarts(organics_energy.FRAGMENTS[smiles]))) == 4
+    for name in ("molecules.smi", "molecules-wide.smi"):
+        lines = (Path(FOLDER).parent / "datasets" / "organics" / name).read_text(encoding="utf-8").splitlines()
+        assert smiles not in {Chem.CanonSmiles(line.split()[0]) for line in lines if line[0] != "#"}
+
+
+def test_tables_of_rows_that_are_there(tmp_path, capsys):
+    error = {"mae": 0.002, "rmse": 0.004}
+    rows = [
+        {"key": "errors", "frames": 9, "molecules": 3, "errors": {"energy_per_atom": error, "forces": error}},
+        {"key": "nve CCO", "atoms": 9, "drift": 0.01, "temperature": 301.0, "whole": True},
+        {"key": "torsion CCNC(C)=O", "angles": [0.0, 90.0], "model_meV": [0.0, 90.0], "dft_meV": [0.0, 100.0]},
+    ]
+    for rmsd, converged in ((0.01, True), (0.2, True), (0.01, False)):
+        ours = {"converged": converged, "steps": 12, "rmsd": rmsd, "largest": rmsd}
+        rows.append({"key": f"relax {len(rows)}", "atoms": 9, "dft_converged": True, "dft_steps": 3, **ours})
+    lines = [json.dumps({**row, "commit": "abc"}) + "\n" for row in rows]
+    (tmp_path / "organics_energy.jsonl").write_text("".join(lines))
+    store = organics_energy.Store(tmp_path / "organics_energy.jsonl")
+    organics_energy.write(store, tmp_path)
+    text = (tmp_path / "organics_energy.md").read_text()
+    assert "energy MAE 2.0, RMSE 4.0 meV/atom" in text and "| CCO | 9 | +0.0100 | 301 | yes |" in text
+    assert "1 of 3 converged and within 0.05 A" in text and "2 of 3" in text
+    assert "| CCNC(C)=O | 100 | 90 | 5 | 10 |" in text
+    assert (tmp_path / "organics_energy_torsion.png").stat().st_size > 1000
