@@ -56,7 +56,7 @@ def test_every_command_and_option_exists(line):
         ("mlip trian my.yaml", "No such command"),
         ("mlip train my.yaml --dryrun", "No such option"),
         ("mlip train", "[Mm]issing .*config"),
-        ("mlip relax structure.cif", "[Mm]issing .*model"),
+        ("mlip relax --model m", "[Mm]issing .*file"),
         ("mlip md structure.cif --model m --steps many", "valid int"),
         ("mlip data audit a.xyz --nead energy", "No such option"),
         ("mlip info a b", "unexpected extra argument"),
