@@ -36,7 +36,7 @@ from scf_accel.structures import Structure, rng_for, structure_from_smiles
 ROWS: list[tuple[str, LabelSettings, dict[str, Any]]] = [
     ("level 2, 1e-9, multilevel (chosen)", LabelSettings(), {}),
     ("level 2, 1e-9, DIIS", LabelSettings(solver="diis"), {}),
-    ("level 2, 1e-9, DIIS, stock integrator and gradient, integrals anew each cycle", LabelSettings(solver="diis"), {"stock": True}),
+    ("the same, stock integrator and gradient, integrals anew each cycle", LabelSettings(solver="diis"), {"stock": True}),
     ("level 2, 1e-9, no grid response", LabelSettings(), {"grid_response": False}),
     ("level 2, 1e-9, DIIS, extra last cycle", LabelSettings(solver="diis"), {"conv_check": True}),
     ("level 2, 1e-7", LabelSettings(conv_tol=1e-7), {}),
