@@ -98,7 +98,8 @@ def test_a_stored_label_is_reproduced(frames):
 def test_geometries_follow_from_the_committed_list(frames):
     from rdkit import Chem
 
-    listed = {Chem.CanonSmiles(line) for line in (FOLDER / "molecules.smi").read_text().splitlines() if line[0] != "#"}
+    lines = [line for name in ("molecules", "molecules-wide") for line in (FOLDER / f"{name}.smi").read_text().splitlines()]
+    listed = {Chem.CanonSmiles(line) for line in lines if line[0] != "#"}
     assert set(frames.frame_extra("molecule")) <= listed
     k = next(k for k, f in enumerate(frames) if f.extras["molecule"] == "O" and f.extras["origin"] == "mmff")
     again = structure_from_smiles("O", Chem.AddHs(Chem.MolFromSmiles("O")), 0)
