@@ -17,7 +17,7 @@ MODULES = {
     ),
     "scf_accel": (
         "multilevel/plugin", "multilevel/report", "warmstart/plugin", "warmstart/functions", "warmstart/report", "predictor",
-        "fitting", "auxbasis", "labels", "labelstore", "structures", "runinput",
+        "gradient/plugin", "fitting", "auxbasis", "labels", "labelstore", "structures", "runinput",
     ),
 }  # fmt: skip
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Yields")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from scf_accel.gradient import nuclear_gradient
     from scf_accel.multilevel import accelerate
     from scf_accel.warmstart import guess_density_matrix, predict_density, warm_start
 
-__all__ = ["accelerate", "guess_density_matrix", "predict_density", "warm_start"]
+__all__ = ["accelerate", "guess_density_matrix", "nuclear_gradient", "predict_density", "warm_start"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,6 +18,10 @@ def __getattr__(name: str) -> Any:
         from scf_accel.multilevel import accelerate
 
         return accelerate
+    if name == "nuclear_gradient":
+        from scf_accel.gradient import nuclear_gradient
+
+        return nuclear_gradient
     if name in ("guess_density_matrix", "predict_density", "warm_start"):
         from scf_accel import warmstart
 
