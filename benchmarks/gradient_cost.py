@@ -77,7 +77,7 @@ def main() -> None:
                 times = [f"{theirs:.2f}", f"{ours:.2f}", f"{theirs / ours:.1f}"]
                 rows.append([name, size, case, "yes" if response else "no", *times, f"{off:.0e}"])
                 print(rows[-1], flush=True)
-    columns = ["molecule", "atoms / functions", "functional", "grid response", "PySCF, s", "ours, s", "ratio", "difference, Eh/Bohr"]
+    columns = ["molecule", "atoms / functions", "functional", "grid response", "PySCF, s", "ours, s", "ratio", "off by, Eh/Bohr"]
     text = header("Nuclear gradients", ("numpy", "pyscf")) + f"- threads: {options.threads}\n\n" + table(columns, rows)
     atomic_write_text(options.output / "gradient_cost.md", text)
     print(text)

@@ -46,7 +46,7 @@ class _Faster:
         """What is left for PySCF to contract (exchange; Coulomb where it is not fitted), tagged with the rest by atom."""
         mol = self.mol if mol is None else mol
         dm = self.base.make_rdm1() if dm is None else dm
-        if not self._covered(mol):
+        if not self._covered(mol) or np.iscomplexobj(dm):
             return super().get_veff(mol, dm)  # type: ignore[misc]
         grids = self.base.grids if self.grids is None else self.grids
         if grids.coords is None:
