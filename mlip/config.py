@@ -100,7 +100,8 @@ class ModelSection(Section):
     """The network: a preset, and any field of :class:`mlip.models.ModelConfig` that shall differ from it.
 
     Attributes:
-        preset: ``small``, ``medium`` or ``large``.
+        preset: ``small``, ``medium`` or ``large``; in training with path gates (``gate``), unless ``gate: null`` says otherwise:
+            of equal time the pruned network made the better use on AcAc and of densities (benchmarks/gate_ablation.py).
         init_from: a trained model to start from (fine-tuning; ``mlip train --from``): a ``.safetensors`` file, a run folder or the
             name of a shipped model. The architecture is then the model's own (:mod:`mlip.initfrom`).
     """
@@ -120,6 +121,8 @@ class ModelSection(Section):
         from mlip.models import ModelConfig
 
         base = preset_fields(self.preset) if self.preset else {}
+        if self.preset and self.init_from is None and not {"gate", "paths"} & set(self.model_extra or {}):
+            base = {**base, "gate": {}}
         return ModelConfig.model_validate(merge(base, dict(self.model_extra or {})))
 
 

@@ -140,11 +140,10 @@ class ModelConfig(BaseModel):
         return self
 
 
-# Training prunes half of the paths: in the same time that gives smaller errors than keeping all (benchmarks/gate_ablation.py)
 PRESETS: dict[str, dict] = {
-    "small": {"channels": 32, "l_max": 2, "num_layers": 2, "gate": {"sparsity": 0.5}},
-    "medium": {"channels": 64, "l_max": 2, "num_layers": 2, "gate": {"sparsity": 0.5}},
-    "large": {"channels": 96, "l_max": 3, "num_layers": 3, "gate": {"sparsity": 0.5}},
+    "small": {"channels": 32, "l_max": 2, "num_layers": 2},
+    "medium": {"channels": 64, "l_max": 2, "num_layers": 2},
+    "large": {"channels": 96, "l_max": 3, "num_layers": 3},
 }
 
 

@@ -61,11 +61,13 @@ def eval_command(
     from mlip.checkpoint import find_model, load_model
     from mlip.data.readers import open_frames
     from mlip.data.units import LabelKeys, Units
+    from mlip.memory import keep_freed_memory
     from mlip.training.plots import parity_plots
     from mlip.training.prepare import without_isolated_atoms
     from mlip.training.report import evaluate_frames, say_results
     from mlip.training.results import write_results
 
+    keep_freed_memory()
     label_keys = LabelKeys(**keys) if any(keys.values()) else None
     frames = without_isolated_atoms(open_frames(data, label_keys, Units.parse(units) if units else None))
     model = load_model(model_name, device=device)

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 from pyscf.df.incore import aux_e2
 
-from scf_accel.fitting import fit_density
+from scf_accel.fitting import metric_projections, solve_metric
 
 MAX_BYTES = 2e8
 """Of the integrals in memory at a time."""
@@ -23,7 +24,7 @@ MAX_BYTES = 2e8
 
 def coulomb_gradient(mol: Any, auxmol: Any, dm: np.ndarray) -> np.ndarray:
     """``[atoms, 3]`` derivative (Hartree/Bohr) of the fitted Coulomb energy at fixed, symmetric ``dm[nao, nao]``."""
-    fitted = fit_density(mol, auxmol, dm)
+    fitted = _solve(auxmol.intor("int2c2e", hermi=1), metric_projections(mol, auxmol, dm))
     by_orbital = np.zeros((3, mol.nao))
     by_function = fitted * (auxmol.intor("int2c2e_ip1") @ fitted)
     for part, slopes in _slopes(mol, auxmol, dm):
@@ -33,6 +34,14 @@ def coulomb_gradient(mol: Any, auxmol: Any, dm: np.ndarray) -> np.ndarray:
     np.add.at(total, owners(mol), by_orbital.T)
     np.add.at(total, owners(auxmol), by_function.T)
     return total
+
+
+def _solve(metric: np.ndarray, rhs: np.ndarray) -> np.ndarray:
+    """As PySCF fits: by Cholesky decomposition as long as there is one; else without the functions that others stand for."""
+    try:
+        return scipy.linalg.solve(metric, rhs, assume_a="pos")
+    except scipy.linalg.LinAlgError:
+        return solve_metric(metric, rhs)
 
 
 def _slopes(mol: Any, auxmol: Any, dm: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:

@@ -28,6 +28,9 @@ from scf_accel.threads import each
 SECOND = ((4, 5, 6), (5, 7, 8), (6, 8, 9))
 """Where PySCF keeps d/dx d/dy of an orbital."""
 THRESHOLD = 1e-10
+"""Orbitals whose values and slopes stay below this in all of a piece are left out of it."""
+MAX_BYTES = 1e8
+"""Of a piece's orbitals with their derivatives, in each thread."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,19 @@ def functional_gradient(mf: Any, grids: Any, dms: np.ndarray, response: bool) ->
 
 def _pieces(grids: Any, response: bool) -> Iterator[Piece]:
     """The grid in pieces of neighbouring points; with ``response`` atom by atom."""
-    if not response:
-        for start in range(0, len(grids.weights), BLOCK):
-            yield Piece(grids.coords[start : start + BLOCK], grids.weights[start : start + BLOCK])
-        return
     mol = grids.mol
+    size = max(gen_grid.BLKSIZE, min(BLOCK, int(MAX_BYTES / (80 * mol.nao))))
+    if not response:
+        for start in range(0, len(grids.weights), size):
+            yield Piece(grids.coords[start : start + size], grids.weights[start : start + size])
+        return
     own = grids.gen_atomic_grids(mol, grids.atom_grid, grids.radi_method, grids.level, grids.prune)
     for atom, centre in enumerate(mol.atom_coords()):
         coords, weights = own[mol.atom_symbol(atom)]
         coords = np.asarray(coords) + centre
         order = gen_grid.arg_group_grids(mol, coords)
-        for start in range(0, len(order), BLOCK):
-            part = order[start : start + BLOCK]
+        for start in range(0, len(order), size):
+            part = order[start : start + size]
             yield Piece(coords[part], np.asarray(weights)[part], atom)
 
 
@@ -90,7 +94,7 @@ def _orbitals(mol: Any, coords: np.ndarray, kind: str) -> tuple[np.ndarray, np.n
     """The orbitals that reach these points, and ``[values and derivatives, orbitals, points]`` of them."""
     name = f"GTOval_{'cart' if mol.cart else 'sph'}_deriv{1 if kind == 'LDA' else 2}"
     ao = mol.eval_gto(name, coords, non0tab=gen_grid.make_mask(mol, coords)).transpose(0, 2, 1)
-    index = np.flatnonzero(np.abs(ao[0]).max(axis=1) > THRESHOLD)
+    index = np.flatnonzero(np.abs(ao[:4]).max(axis=(0, 2)) > THRESHOLD)
     return index, np.ascontiguousarray(ao[:, index])
 
 

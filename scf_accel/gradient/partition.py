@@ -101,12 +101,16 @@ def _becke(nu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _size_adjustment(grids: Any) -> np.ndarray:
-    """``[atoms, atoms]`` a_ij, antisymmetric; from the atoms' radii (treutler: their square roots), within -0.5 and 0.5."""
-    charges = grids.mol.atom_charges()
-    if grids.radii_adjust is None:
-        return np.zeros((len(charges), len(charges)))
-    radii = np.asarray(grids.atomic_radii)[charges] + TINY
-    if grids.radii_adjust is radi.treutler_atomic_radii_adjust:
-        radii = np.sqrt(radii)
-    ratio = radii[:, None] / radii
-    return np.clip(0.25 * (ratio.T - ratio), -0.5, 0.5)
+    """``[atoms, atoms]`` a_ij, antisymmetric, as the grid itself has them: nu at mu = 0.
+
+    PySCF's gradient takes them from the nuclear charges instead, which are not the elements' under an effective core potential
+    and for ghost atoms: there its response is not the slope of its energy, and this one is.
+    """
+    count = grids.mol.natm
+    adjust = np.zeros((count, count))
+    if grids.radii_adjust is not None:
+        at = grids.radii_adjust(grids.mol, grids.atomic_radii)
+        for i, j in np.ndindex(count, count):
+            if i != j:
+                adjust[i, j] = np.ravel(at(i, j, np.zeros(1)))[0]
+    return adjust

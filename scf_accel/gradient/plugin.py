@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pyscf import lib
+from pyscf.df.addons import make_auxmol
 from pyscf.df.grad import rks as df_rks
 from pyscf.df.grad import uks as df_uks
 from pyscf.grad import rks, uks
@@ -14,54 +15,66 @@ from scf_accel.gradient.coulomb import coulomb_gradient
 from scf_accel.gradient.functional import functional_gradient
 from scf_accel.gradient.partition import applies
 
-CLASSES = (rks.Gradients, uks.Gradients, df_rks.Gradients, df_uks.Gradients)
-FITTED = (df_rks.Gradients, df_uks.Gradients)
-
 
 def nuclear_gradient(mf: Any) -> Any:
     """``mf.nuc_grad_method()``, faster where that can be: the same options, scanners and numbers (to rounding).
 
     Faster are restricted and unrestricted Kohn-Sham objects of LDA and GGA functionals, hybrids among them, with and without
-    density fitting: about twice (benchmarks/label_cost.py). What is not covered (range separation, meta-GGA, non-local
+    density fitting: 1.2 to 3 times (benchmarks/gradient_cost.py). What is not covered (range separation, meta-GGA, non-local
     correlation, other grids than Becke's in the grid's response) is PySCF's own. That is decided anew in each call.
+
+    Other numbers than PySCF's: the grid's response with effective core potentials or ghost atoms, where PySCF's is not the slope of
+    its energy (:mod:`scf_accel.gradient.partition`).
     """
     return faster(mf.nuc_grad_method())
 
 
 def faster(gradient: Any) -> Any:
     """A PySCF gradient object, of the kind that :func:`nuclear_gradient` gives where it covers this one."""
-    return lib.set_class(gradient, (_Faster, type(gradient))) if type(gradient) in CLASSES else gradient
+    known = CLASSES.get(type(gradient))
+    return gradient if known is None else lib.view(gradient, known)
 
 
 class _Faster:
     """Mixin: whole contributions by atom in place of the matrices of which PySCF takes traces."""
 
-    __name_mixin__ = "Faster"
+    _keys: ClassVar[set[str]] = {"_by_atom"}
+    _by_atom: np.ndarray | None = None
     base: Any
     grids: Any
     mol: Any
     grid_response: bool
 
+    def grad_elec(self, *args: Any, **kwargs: Any) -> Any:
+        """PySCF's electronic gradient, within which :meth:`get_veff` leaves out what comes by atom."""
+        self._by_atom = np.zeros((self.mol.natm, 3))
+        try:
+            return super().grad_elec(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._by_atom = None
+
     def get_veff(self, mol: Any = None, dm: Any = None) -> Any:
-        """What is left for PySCF to contract (exchange; Coulomb where it is not fitted), tagged with the rest by atom."""
+        """PySCF's; within :meth:`grad_elec` what is left to contract: exchange, and Coulomb where it is not fitted."""
         mol = self.mol if mol is None else mol
         dm = self.base.make_rdm1() if dm is None else dm
-        if not self._covered(mol) or np.iscomplexobj(dm):
+        if self._by_atom is None or np.iscomplexobj(dm) or not self._covered(mol):
             return super().get_veff(mol, dm)  # type: ignore[misc]
         grids = self.base.grids if self.grids is None else self.grids
         if grids.coords is None:
             grids.build(with_non0tab=True)
         dms = np.asarray(dm).reshape(-1, mol.nao, mol.nao)
-        by_atom = functional_gradient(self.base, grids, dms, self.grid_response)
-        left, aux = self._interaction(mol, dm, dms, by_atom)
-        return lib.tag_array(left, by_atom=by_atom, exc1_grid=np.zeros_like(by_atom), aux=aux)
+        self._by_atom = functional_gradient(self.base, grids, dms, self.grid_response)
+        left, aux = self._interaction(mol, dm, dms, self._by_atom)
+        return lib.tag_array(left, exc1_grid=np.zeros((mol.natm, 3)), aux=aux)
 
     def _interaction(self, mol: Any, dm: Any, dms: np.ndarray, by_atom: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Matrices of Coulomb and exchange, and the response of the fitting functions; what is neither goes to ``by_atom``."""
         none, shape = np.zeros_like(by_atom), (*np.shape(dm)[:-2], 3, mol.nao, mol.nao)
         hybrid = self.base._numint.rsh_and_hybrid_coeff(self.base.xc, spin=mol.spin)[2]
-        if not hybrid and isinstance(self, FITTED) and self.auxbasis_response and not mol.cart:  # type: ignore[attr-defined]
-            by_atom += coulomb_gradient(mol, self.base.with_df.auxmol, dms.sum(axis=0))
+        if not hybrid and isinstance(self, df_rks.Gradients | df_uks.Gradients) and self.auxbasis_response and not mol.cart:  # type: ignore[attr-defined]
+            fit = self.base.with_df
+            auxmol = make_auxmol(fit.mol, fit.auxbasis) if fit.auxmol is None else fit.auxmol
+            by_atom += coulomb_gradient(mol, auxmol, dms.sum(axis=0))
             return np.zeros(shape), none
         if hybrid:
             vj, vk = self.get_jk(mol, dm)  # type: ignore[attr-defined]
@@ -89,5 +102,28 @@ class _Faster:
     def extra_force(self, atom_id: int, envs: dict[str, Any]) -> Any:
         """The contributions that are no traces."""
         force = super().extra_force(atom_id, envs)  # type: ignore[misc]
-        by_atom = getattr(envs["vhf"], "by_atom", None)
-        return force if by_atom is None else force + by_atom[atom_id]
+        return force if self._by_atom is None else force + self._by_atom[atom_id]
+
+
+class RKSGradients(_Faster, rks.Gradients):
+    """Restricted."""
+
+
+class UKSGradients(_Faster, uks.Gradients):
+    """Unrestricted."""
+
+
+class FittedRKSGradients(_Faster, df_rks.Gradients):
+    """Restricted, density-fitted."""
+
+
+class FittedUKSGradients(_Faster, df_uks.Gradients):
+    """Unrestricted, density-fitted."""
+
+
+CLASSES: dict[type, type] = {
+    rks.Gradients: RKSGradients,
+    uks.Gradients: UKSGradients,
+    df_rks.Gradients: FittedRKSGradients,
+    df_uks.Gradients: FittedUKSGradients,
+}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
 pytest.importorskip("pyscf")
 
-from pyscf import dft, gto, lib, scf
+from pyscf import df, dft, gto, lib, scf
 from pyscf.dft import gen_grid, radi
 
 import scf_accel
@@ -85,6 +87,66 @@ def test_what_is_not_covered_is_pyscfs(xc):
     ours, theirs = nuclear_gradient(mf), mf.nuc_grad_method()
     np.testing.assert_array_equal(ours.kernel(), theirs.kernel())
     assert not ours._covered(mf.mol)
+
+
+def test_the_potential_matrices_are_pyscfs():
+    mf = mean_field()
+    np.testing.assert_array_equal(nuclear_gradient(mf).get_veff(), mf.nuc_grad_method().get_veff())
+
+
+def test_it_can_be_pickled():
+    gradient = nuclear_gradient(mean_field(fitted=False))
+    gradient.base = None  # PySCF's own object of the mean field may hold what cannot be
+    assert isinstance(pickle.loads(pickle.dumps(gradient)), plugin._Faster)
+
+
+def test_orbitals_of_another_object():
+    done = mean_field()
+    mf = dft.RKS(done.mol, xc="pbe").density_fit()
+    mf.grids.level = 0
+    mf.mo_coeff, mf.mo_occ, mf.mo_energy, mf.converged = done.mo_coeff, done.mo_occ, done.mo_energy, True
+    np.testing.assert_allclose(*both(mf, False), atol=1e-9)
+
+
+def test_fitting_functions_that_are_nearly_dependent():
+    mol = gto.M(atom=WATER, basis="sto-3g", verbose=0)
+    mf = dft.RKS(mol, xc="lda,vwn").density_fit(auxbasis=df.aug_etb(mol, beta=1.4))
+    mf.grids.level, mf.max_cycle = 0, 2
+    mf.kernel()
+    np.testing.assert_allclose(*both(mf, False), atol=1e-7)
+
+
+def test_points_in_a_nodal_plane():
+    """Values of p functions are 0 there, their slopes are not."""
+    mol = gto.M(atom="O 0 0 0; H 0.76 0.6 0; H -0.76 0.6 0", basis="6-31g*", verbose=0)
+    mf = dft.RKS(mol, xc="pbe")
+    mf.max_cycle = 2
+    mf.grids.level = 0
+    mf.kernel()
+    coords = np.random.default_rng(0).normal(scale=1.5, size=(gen_grid.BLKSIZE, 3))
+    coords[:, 2] = 0.0
+    mf.grids.coords, mf.grids.weights, mf.grids.non0tab = coords, np.ones(len(coords)), None
+    np.testing.assert_allclose(*both(mf, False), atol=1e-9)
+
+
+CORE = ("H 0 0 0; I 0 0 1.7", "lanl2dz", "lanl2dz")
+GHOST = ("H 0 0 0; F 0 0 0.95; ghost-O 0 0.4 2.1", "6-31g", {})
+
+
+@pytest.mark.parametrize(("atoms", "basis", "ecp"), [CORE, GHOST])
+def test_response_is_the_slope_with_core_potentials_and_ghosts(atoms, basis, ecp):
+    def run(shift: float):
+        geometry = atoms.replace("H 0 0 0;", f"H 0 0 {shift:.6f};")
+        mf = dft.RKS(gto.M(atom=geometry, basis=basis, ecp=ecp, verbose=0), xc="lda,vwn")
+        mf = mf.density_fit()
+        mf.grids.level, mf.conv_tol, mf.conv_tol_grad = 0, 1e-12, 1e-7
+        return mf.run()
+
+    step = 1e-3
+    gradient = nuclear_gradient(run(0.0))
+    gradient.grid_response = True
+    slope = (run(step).e_tot - run(-step).e_tot) / (2 * step) * lib.param.BOHR
+    assert gradient.kernel()[0, 2] == pytest.approx(slope, abs=2e-6)
 
 
 def test_other_methods_keep_their_own_object():
