@@ -37,7 +37,7 @@ from ase.neighborlist import natural_cutoffs, neighbor_list
 from rdkit import Chem
 
 from mlip import MLIPCalculator
-from mlip.checkpoint import load_model
+from mlip.checkpoint import load_model, read_header
 from mlip.configfile import load_config
 from mlip.dynamics import MDSettings, relax, run_md
 from mlip.dynamics.output import read_csv
@@ -61,11 +61,13 @@ def main() -> None:
     options = parse()
     store = Store(options.output / "organics_energy.jsonl")
     if not options.table:
+        weights = MLIPCalculator(options.model).fingerprint()
+        measured = {row["key"] for row in store.rows if row["weights"] == weights}
         for key, work in jobs(options):
-            if key in store:
+            if key in measured:
                 continue
             started = time.perf_counter()
-            row = {"key": key, "model": options.model, **work()}
+            row = {"key": key, "model": options.model, "weights": weights, **work()}
             about = {"commit": COMMIT, "date": f"{datetime.now():%Y-%m-%d %H:%M}", "processor": processor()}
             store.append({**row, "seconds": time.perf_counter() - started, **about})
             print(f"{key}: " + ", ".join(f"{name} {value}" for name, value in row.items() if np.isscalar(value)), flush=True)
@@ -87,7 +89,11 @@ def parse() -> argparse.Namespace:
 
 def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Keys and measurements, in the order of the parts."""
-    test = prepare(load_config(options.config)).tests["test"]
+    data = prepare(load_config(options.config))
+    trained_on = read_header(options.model)["metadata"]["training_data"]["sha256"]
+    if trained_on != data.fingerprint:
+        raise SystemExit(f"{options.model} was trained on another state of the data of {options.config}: its test split is gone")
+    test = data.tests["test"]
     names = [frame.extras["molecule"] for frame in test]
     large = sorted({name for name, frame in zip(names, test, strict=True) if len(frame) >= options.least})
     drawn = np.random.default_rng(0).permutation(large)[: options.count].tolist()
@@ -180,17 +186,22 @@ def torsion(model: str, smiles: str) -> dict[str, Any]:
     dihedral = list(mol.GetSubstructMatch(Chem.MolFromSmarts(FRAGMENTS[smiles])))
     atoms, _ = relaxed(model, smiles)
     side = beyond(mol, dihedral[1], dihedral[2])
-    ours, theirs = [], []
+    ours, theirs, unfinished = [], [], 0
     for angle in ANGLES:
         turned = atoms.copy()
         turned.set_dihedral(*dihedral, angle, indices=side)
         turned.set_constraint(FixInternals(dihedrals_deg=[[angle, dihedral]]))
-        relax(turned, MLIPCalculator(model, dtype="float64"), fmax=0.02, max_steps=300)
+        unfinished += not relax(turned, MLIPCalculator(model, dtype="float64"), fmax=0.02, max_steps=300).converged
         turned.set_constraint()
         ours.append(MLIPCalculator(model, dtype="float64").get_potential_energy(turned))
         theirs.append(DFTCalculator().get_potential_energy(turned))
     curves = [1000 * (np.array(energies) - min(energies)) for energies in (ours, theirs)]
-    return {"angles": ANGLES.tolist(), "model_meV": curves[0].tolist(), "dft_meV": curves[1].tolist()}
+    return {
+        "angles": ANGLES.tolist(),
+        "model_meV": curves[0].tolist(),
+        "dft_meV": curves[1].tolist(),
+        "unfinished": unfinished,
+    }
 
 
 def beyond(mol: Any, near: int, far: int) -> list[int]:
@@ -205,7 +216,8 @@ def beyond(mol: Any, near: int, far: int) -> list[int]:
 def write(store: Store, folder: Path) -> None:
     """``organics_energy.md`` and the plot of the torsions."""
     rows = {key: [row for row in store.rows if row["key"].split()[0] == key] for key in PARTS}
-    parts = [header("organics-energy on molecules never seen", ("torch", "numpy", "ase", "pyscf"))]
+    models = ", ".join(sorted({f"{row['model']} ({row['weights']})" for row in store.rows}))
+    parts = [header(f"{models} on molecules never seen", ("torch", "numpy", "ase", "pyscf"))]
     commits = sorted({row["commit"] for row in store.rows})
     parts.append(f"- measured with commit: {', '.join(commits)}\n")
     for row in rows["errors"]:
@@ -246,7 +258,7 @@ def relaxation_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[s
         ]
         for row in rows
     ]
-    fine = sum(row["converged"] and row["rmsd"] < 0.05 for row in rows)
+    fine = sum(row["converged"] and row["dft_converged"] and row["rmsd"] < 0.05 for row in rows)
     median = float(np.median([row["rmsd"] for row in rows]))
     total = ["**all**", "", "", f"{sum(row['converged'] for row in rows)} of {len(rows)}", "", f"median {median:.3f}"]
     return columns, [*cells, [*total, f"{fine} of {len(rows)} converged and within 0.05 A"]]
@@ -259,12 +271,13 @@ def yes(condition: bool) -> str:
 
 def torsion_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Barriers and differences."""
-    columns = ["fragment", "DFT barrier, meV", "model's", "mean difference, meV", "largest"]
+    columns = ["fragment", "DFT barrier, meV", "model's", "mean difference, meV", "largest", "geometries not converged"]
     cells = []
     for row in rows:
         ours, theirs = np.array(row["model_meV"]), np.array(row["dft_meV"])
         off = np.abs(ours - theirs)
-        cells.append([row["key"][8:], f"{theirs.max():.0f}", f"{ours.max():.0f}", f"{off.mean():.0f}", f"{off.max():.0f}"])
+        numbers = (theirs.max(), ours.max(), off.mean(), off.max(), row["unfinished"])
+        cells.append([row["key"][8:], *(f"{number:.0f}" for number in numbers)])
     return columns, cells
 
 
@@ -275,7 +288,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(rows), figsize=(4 * len(rows), 3.2), squeeze=False, layout="constrained")
     for axis, row in zip(axes[0], rows, strict=True):
         axis.plot(row["angles"], row["dft_meV"], "o-", label="PBE/def2-SVP", color="black")
-        axis.plot(row["angles"], row["model_meV"], "s--", label="organics-energy", color="tab:blue")
+        axis.plot(row["angles"], row["model_meV"], "s--", label=row["model"], color="tab:blue")
         axis.set(title=row["key"][8:], xlabel="dihedral, degrees", xticks=range(0, 361, 90))
     axes[0][0].set_ylabel("energy, meV")
     axes[0][0].legend(frameon=False)

@@ -74,17 +74,17 @@ def test_tables_of_rows_that_are_there(tmp_path, capsys):
     rows = [
         {"key": "errors", "frames": 9, "molecules": 3, "errors": {"energy_per_atom": error, "forces": error}},
         {"key": "nve CCO", "atoms": 9, "drift": 0.01, "temperature": 301.0, "whole": True},
-        {"key": "torsion CCNC(C)=O", "angles": [0.0, 90.0], "model_meV": [0.0, 90.0], "dft_meV": [0.0, 100.0]},
+        {"key": "torsion CCNC(C)=O", "angles": [0.0, 90.0], "model_meV": [0.0, 90.0], "dft_meV": [0.0, 100.0], "unfinished": 0},
     ]
     for rmsd, converged in ((0.01, True), (0.2, True), (0.01, False)):
         ours = {"converged": converged, "steps": 12, "rmsd": rmsd, "largest": rmsd}
         rows.append({"key": f"relax {len(rows)}", "atoms": 9, "dft_converged": True, "dft_steps": 3, **ours})
-    lines = [json.dumps({**row, "commit": "abc"}) + "\n" for row in rows]
+    lines = [json.dumps({**row, "commit": "abc", "model": "m", "weights": "0"}) + "\n" for row in rows]
     (tmp_path / "organics_energy.jsonl").write_text("".join(lines))
     store = organics_energy.Store(tmp_path / "organics_energy.jsonl")
     organics_energy.write(store, tmp_path)
     text = (tmp_path / "organics_energy.md").read_text()
     assert "energy MAE 2.0, RMSE 4.0 meV/atom" in text and "| CCO | 9 | +0.0100 | 301 | yes |" in text
     assert "1 of 3 converged and within 0.05 A" in text and "2 of 3" in text
-    assert "| CCNC(C)=O | 100 | 90 | 5 | 10 |" in text
+    assert "| CCNC(C)=O | 100 | 90 | 5 | 10 | 0 |" in text
     assert (tmp_path / "organics_energy_torsion.png").stat().st_size > 1000

@@ -10,10 +10,11 @@ import yaml
 from finetune_toys import FIELDS, fine_tune_values, write_source
 from training_toys import write_config
 
+from mlip.config import ModelSection
 from mlip.configfile import apply_overrides, load_config, parse_config
 from mlip.errors import CheckpointError, ConfigError
-from mlip.initfrom import without_heads
-from mlip.models import ModelConfig
+from mlip.initfrom import _given, contradictions, without_heads
+from mlip.models import ModelConfig, preset
 from mlip.training.prepare import prepare
 from mlip.training.runfolder import dump_config
 
@@ -111,3 +112,12 @@ def test_a_run_remembers_its_source(place, tmp_path):
     Path(config.run.dir, "training.ckpt").unlink()
     with pytest.raises(CheckpointError, match=r"the folder .*mine has no model"):
         parse_config(values)
+
+
+@pytest.mark.parametrize("name", ["small", "medium"])
+def test_a_preset_may_be_named_again_for_a_model_that_it_made(name):
+    """Trained, it has no gates any more, whatever a training from scratch has by default."""
+    section = ModelSection(preset=name, init_from="organics-density")
+    found = {**preset(name).model_dump(mode="json"), "gate": None}
+    assert section.resolve().gate is None and not list(contradictions(_given(section), found))
+    assert ModelSection(preset=name).resolve().gate is not None
