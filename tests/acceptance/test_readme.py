@@ -121,7 +121,7 @@ def test_second_example_relaxes(clone, monkeypatch, capsys):
 
 
 def test_third_example_runs_dynamics_and_resumes(clone, monkeypatch):
-    """With 2 and 4 steps instead of 2000 and 4000: this model has seen next to nothing, and soon explodes."""
+    """With 2 and 4 steps instead of 2000 and 4000."""
     text = example(3)
     assert "--steps 2000" in text and "--steps 4000" in text
     run_lines(text.replace("--steps 2000", "--steps 2").replace("--steps 4000", "--steps 4"), clone)
