@@ -9,7 +9,8 @@ same wall time (small preset, the set's config, validation included), then the n
 same structure: median time of a training step (loss, gradients, optimiser, on the pruned network) and of an inference step (the
 largest validation structure alone; energy and forces, or the density), parameters, paths evaluated and multiply-adds of all matrix
 products, counted while it runs (`mlip.testing.count_work`). Numbers in brackets: relative to the network without gates, which
-is timed in turns with it. The gated trainings spend their first half (`training.gate`) on more than the final paths.
+is timed in turns with it. The gated trainings spend their first part (`training.gate`, column `open`: the share of random
+subsets, then of the strongest paths) on more than the final paths.
 
 `acac` and `mlearn-si` (../shared/data, energy head): errors on test sets. `density-organics` (datasets/organics, density head):
 errors on the molecules held out; there also k = 0 with a pair gate (`model.density.pair_gate`) of sparsity 0.5.
@@ -55,6 +56,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
 SPARSITIES, DEGREES = (0.0, 0.3, 0.5, 0.7), (2, 3, 4)
 PAIR_SPARSITY = 0.5
+SCHEDULES = {"half": (0.2, 0.3), "fifth": (0.05, 0.15)}
+"""Shares of a gated run: random subsets, then the strongest paths; the rest is frozen."""
 TIMED_STEPS, TURN = 30, 5
 INFERENCE_SECONDS, LEAST_CALLS = 10.0, 10
 MEASURING = 60.0
@@ -116,18 +119,25 @@ class Row:
     pairs: float
     minutes: float
     threads: int
+    schedule: str = "half"
+    seed: int = 0
 
     @property
     def key(self) -> str:
         """Of its row in the store and its run folder."""
         gate = f"-pairs{self.pairs:g}" if self.pairs else ""
-        return f"{self.name}-l{self.l_max}-k{self.k:g}{gate}-{self.minutes:g}min-{self.threads}threads"
+        gate += "-fifth" if self.k and self.schedule == "fifth" else ""
+        seed = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.name}-l{self.l_max}-k{self.k:g}{gate}-{self.minutes:g}min-{self.threads}threads{seed}"
 
     def settings(self, folder: Path) -> list[str]:
         """What it changes in the set's config."""
         settings = ["model.preset=small", f"model.l_max={self.l_max}", "run.plots=false", f"run.dir={folder}"]
         settings += [f"training.max_minutes={self.minutes:g}", f"training.threads={self.threads}"]
-        settings += [f"model.gate.sparsity={self.k:g}"] if self.k else ["model.gate=null"]
+        settings += [f"training.seed={self.seed}"] if self.seed else []
+        random, adaptive = SCHEDULES[self.schedule]
+        phases = f"training.gate={{random: {random}, adaptive: {adaptive}}}"
+        settings += [f"model.gate.sparsity={self.k:g}", phases] if self.k else ["model.gate=null"]
         return settings + ([f"model.density.pair_gate.sparsity={self.pairs:g}"] if self.pairs else [])
 
 
@@ -136,9 +146,9 @@ def rows_of(arguments: argparse.Namespace) -> Iterator[Row]:
     for l_max in arguments.l_max:
         for name in arguments.sets:
             for k in arguments.k:
-                yield Row(name, l_max, k, 0.0, arguments.minutes, arguments.threads)
+                yield Row(name, l_max, k, 0.0, arguments.minutes, arguments.threads, arguments.schedule, arguments.seed)
             if SETS[name].head == "density":
-                yield Row(name, l_max, 0.0, PAIR_SPARSITY, arguments.minutes, arguments.threads)
+                yield Row(name, l_max, 0.0, PAIR_SPARSITY, arguments.minutes, arguments.threads, seed=arguments.seed)
 
 
 def train(row: Row, folder: Path) -> None:
@@ -245,11 +255,14 @@ def run(rows: Iterable[Row], store: Store, folder: Path, total: float | None) ->
 def comparison(rows: Sequence[dict[str, Any]]) -> str:
     """The table of one set, from rows with the same time and threads."""
     errors = list(rows[0]["errors"])
-    columns = ["l_max", "k", *errors, "training ms", "inference ms", "parameters", "paths", "multiply-adds, M", "epochs"]
+    columns = ["l_max", "k", "open", "seed", *errors, "training ms", "inference ms", "parameters", "paths"]
+    columns += ["multiply-adds, M", "epochs"]
     gated = any(row["pairs"] for row in rows)
     lines = []
-    for row in sorted(rows, key=lambda row: (row["l_max"], row["pairs"], row["k"])):
-        cells = [str(row["l_max"]), f"{row['k']:g}", *(f"{row['errors'][name]:.3g}" for name in errors)]
+    for row in sorted(rows, key=lambda row: (row["l_max"], row.get("seed", 0), row["pairs"], row["k"])):
+        phases = " + ".join(f"{share:g}" for share in SCHEDULES[row.get("schedule", "half")]) if row["k"] else "-"
+        cells = [str(row["l_max"]), f"{row['k']:g}", phases, str(row.get("seed", 0))]
+        cells += [f"{row['errors'][name]:.3g}" for name in errors]
         cells += [with_ratio(row, name, text) for name, text in (("step_ms", "{:.1f}"), ("inference_ms", "{:.2f}"))]
         cells += [f"{row['parameters']:,}", f"{row['executed_paths']} ({'+'.join(map(str, row['paths']))})"]
         cells += [with_ratio(row, "multiply_adds", "{:.2f}", 1e6), str(row["epochs"])]
@@ -289,6 +302,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--l-max", nargs="+", type=int, default=list(DEGREES), help="highest degree of the features")
     parser.add_argument("--k", nargs="+", type=float, default=list(SPARSITIES), help="shares of paths that go")
+    parser.add_argument("--schedule", choices=list(SCHEDULES), default="fifth", help="share of a gated run with open gates")
+    parser.add_argument("--seed", type=int, default=0, help="of the trainings")
     parser.add_argument("--minutes", type=float, default=20.0, help="wall time of each training")
     parser.add_argument("--total", type=float, help="minutes for all rows; what does not fit is left for the next call")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of training and timing")

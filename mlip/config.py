@@ -206,14 +206,16 @@ class GateSchedule(Section):
     reduced to the chosen paths; the choice of the best weights begins there. Early stopping that would end the run before freezes
     the gates instead, and counts anew.
 
+    The defaults were 0.2 and 0.3: frozen after a fifth, forces of silicon are 8 % better, of AcAc 3 % worse (gate_ablation.py).
+
     Attributes:
         unit: of the two lengths: ``share`` of the run, ``epochs`` or ``steps``. A run that ends before is frozen at its end.
         random: length of the random phase. adaptive: length of the adaptive phase.
     """
 
     unit: Literal["share", "epochs", "steps"] = "share"
-    random: NotNegative = 0.2
-    adaptive: NotNegative = 0.3
+    random: NotNegative = 0.05
+    adaptive: NotNegative = 0.15
 
     @model_validator(mode="after")
     def _lengths(self) -> GateSchedule:

@@ -72,7 +72,7 @@ def test_rows_are_measured_once_and_compared_with_the_dense_network(
     call(toy, "--l-max", "2", "--k", "0.3", "--minutes", "3")
     lines = (toy / "out" / "gate_ablation.jsonl").read_text().splitlines()
     assert [json.loads(line).get("error") for line in lines[2:]] == ["AssertionError: measured twice"] * 2
-    assert "Failed: `toy-l2-k0.3-3min-1threads`: AssertionError" in (toy / "out" / "gate_ablation.md").read_text()
+    assert "Failed: `toy-l2-k0.3-fifth-3min-1threads`: AssertionError" in (toy / "out" / "gate_ablation.md").read_text()
 
 
 def test_a_set_that_is_not_there_is_skipped_with_its_reason(
