@@ -268,7 +268,9 @@ def text_of(rows: list[dict[str, Any]]) -> str:
         "same error after, share of MACE's time",
     ]
     notes = "\n".join(
-        f"- {row['key']} minutes: {row['date']}, {row['machine']}, {row['commit']}, load {row['load']:.1f}" for row in rows
+        f"- {row['key']} minutes: {row['date']}, {row['machine']}, {row['commit']}, load {row['load']:.1f}"
+        + (f"; {row['note']}" if "note" in row else "")
+        for row in rows
     )
     return f"{header('The same frames, the same wall time')}\n{table(columns, lines)}\n{table(heads, equal)}\n{notes}\n"
 
