@@ -223,8 +223,8 @@ def write(store: Store, folder: Path) -> None:
     for row in rows["errors"]:
         energy, forces = row["errors"]["energy_per_atom"], row["errors"]["forces"]
         parts.append(
-            f"Test split, {row['frames']} frames of {row['molecules']} molecules: energy MAE {1000 * energy['mae']:.1f}, RMSE "
-            f"{1000 * energy['rmse']:.1f} meV/atom; force MAE {1000 * forces['mae']:.0f}, RMSE {1000 * forces['rmse']:.0f} meV/A.\n"
+            f"Test split, {row['frames']} frames of {row['molecules']} molecules: energy MAE {energy['mae']:.1f}, RMSE "
+            f"{energy['rmse']:.1f} meV/atom; force MAE {forces['mae']:.0f}, RMSE {forces['rmse']:.0f} meV/A.\n"
         )
     if rows["relax"]:
         parts += ["### Relaxations\n", table(*relaxation_table(rows["relax"]))]

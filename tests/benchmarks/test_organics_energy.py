@@ -70,7 +70,7 @@ def test_fragments_have_their_dihedral_and_are_in_no_list(smiles):
 
 
 def test_tables_of_rows_that_are_there(tmp_path, capsys):
-    error = {"mae": 0.002, "rmse": 0.004}
+    error = {"mae": 2.0, "rmse": 4.0}
     rows = [
         {"key": "errors", "frames": 9, "molecules": 3, "errors": {"energy_per_atom": error, "forces": error}},
         {"key": "nve CCO", "atoms": 9, "drift": 0.01, "temperature": 301.0, "whole": True},
