@@ -9,7 +9,8 @@ atoms. They run two at a time, a thread each, ours beside MACE, so that both hav
 configs/acac.yaml and configs/mlearn-si.yaml with a 5 Angstrom cutoff and the preset asked for; `max_minutes` ends the run. MACE
 (mace_run_train of `pip install mace-torch`): its recommended settings (weighted loss, then `--swa` from three quarters on with
 energies weighted up, EMA 0.99, AMSGrad), float32; its epochs are counted beforehand, so that its schedule fits the time; a run that
-is not over a minute after the time is stopped, and has no test errors. Wall time is from the start of the process; frames per
+is not over a minute after the time is stopped, and has no test errors; one that only writes its model then may finish.
+Wall time is from the start of the process; frames per
 second are those between the first and the last validation, validations included.
 
 A pair whose rows are there is not run again; one that was cut off starts anew.
@@ -189,7 +190,9 @@ def run_pair(name: str, pair: tuple[str, str], arguments: argparse.Namespace, st
         try:
             process.wait(timeout=max(1.0, end + 60 - time.time()))
         except subprocess.TimeoutExpired:
-            process.terminate()
+            trained = "Training complete" in mace.with_suffix(".log").read_text(errors="replace")
+            if not (process is processes[1] and trained):
+                process.terminate()
             process.wait()
     models = [path for path in (mace / "m_stagetwo.model", mace / "m.model") if path.is_file()]
     theirs = mace_curve(mace.with_suffix(".log"), begin)

@@ -119,7 +119,7 @@ class Row:
     pairs: float
     minutes: float
     threads: int
-    schedule: str = "half"
+    schedule: str = "fifth"
     seed: int = 0
 
     @property

@@ -128,7 +128,7 @@ def three_index_blocks(
     work.cart = mol.cart  # PySCF wants both of one kind; Cartesian blocks are transformed below
     columns = max(_LEAST_MB, limit) / 2 * 1e6 / (8 * n_pair * (2 if mol.cart else 1))
     intor = mol._add_suffix(_THREE_INDEX[metric])
-    for first, last in _shell_ranges(work.ao_loc, columns):
+    for first, last in shell_ranges(work.ao_loc, columns):
         shells = (0, mol.nbas, 0, mol.nbas, first, last)
         block = df.incore.aux_e2(mol, work, intor, aosym="s2ij", comp=1, shls_slice=shells)
         if mol.cart:
@@ -139,7 +139,7 @@ def three_index_blocks(
         yield slice(int(auxmol.ao_loc[first]), int(auxmol.ao_loc[last])), block
 
 
-def _shell_ranges(offsets: np.ndarray, columns: float) -> Iterator[tuple[int, int]]:
+def shell_ranges(offsets: np.ndarray, columns: float) -> Iterator[tuple[int, int]]:
     """Consecutive ranges of shells with at most ``columns`` functions, or one shell."""
     first, count = 0, len(offsets) - 1
     while first < count:
@@ -205,7 +205,7 @@ def auxiliary_dipoles(auxmol: gto.Mole) -> np.ndarray:
     An s function carries its charge at its atom. A p function along x is ``sqrt(3/(4 pi)) x sum_k C_k exp(-a_k r^2)``, so its
     moment along x is ``sqrt(4 pi/3) sum_k C_k 3 sqrt(pi) / (8 a_k^(5/2))``; all others are zero.
     """
-    dipoles = auxiliary_charges(auxmol) * auxmol.atom_coords()[_atom_of_function(auxmol)].T
+    dipoles = auxiliary_charges(auxmol) * auxmol.atom_coords()[atom_of_function(auxmol)].T
     offsets = auxmol.ao_loc
     for shell in range(auxmol.nbas):
         if auxmol.bas_angular(shell) == 1:
@@ -220,6 +220,6 @@ def electron_count(auxmol: gto.Mole, coefficients: np.ndarray) -> float:
     return float(auxiliary_charges(auxmol) @ coefficients)
 
 
-def _atom_of_function(auxmol: gto.Mole) -> np.ndarray:
-    """``[n_aux]`` the atom that each function sits on."""
-    return np.repeat(auxmol._bas[:, 0], np.diff(auxmol.ao_loc))
+def atom_of_function(mol: gto.Mole) -> np.ndarray:
+    """``[n]`` the atom that each function of a basis sits on."""
+    return np.repeat(mol._bas[:, 0], np.diff(mol.ao_loc))

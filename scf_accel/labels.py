@@ -209,7 +209,8 @@ def compute_forces(mf: Any, grid_response: bool = True) -> np.ndarray:
     from scf_accel.gradient import nuclear_gradient
 
     gradient = nuclear_gradient(mf)
-    gradient.grid_response = grid_response
+    if hasattr(gradient, "grid_response"):  # Hartree-Fock has no grid
+        gradient.grid_response = grid_response
     return -np.asarray(gradient.kernel()) * (HARTREE_TO_EV / BOHR_TO_ANGSTROM)
 
 

@@ -252,20 +252,14 @@ def converge(mf: Any, request: RunRequest, recorder: Recorder) -> Outcome:
 
 def add_forces(outcome: Outcome) -> None:
     """Analytic forces of a converged energy, with the response of the integration grid: finite differences agree."""
-    import numpy as np
-
-    from scf_accel.gradient import nuclear_gradient
-    from scf_accel.labels import BOHR_TO_ANGSTROM, HARTREE_TO_EV
+    from scf_accel.labels import compute_forces
 
     if not outcome.mf.converged:
         outcome.no_forces = "the SCF is not converged"
         return
     started = time.perf_counter()
     try:
-        gradient = nuclear_gradient(outcome.mf)
-        if hasattr(gradient, "grid_response"):
-            gradient.grid_response = True
-        outcome.forces = -np.asarray(gradient.kernel()) * (HARTREE_TO_EV / BOHR_TO_ANGSTROM)
+        outcome.forces = compute_forces(outcome.mf)
     except NotImplementedError as error:
         outcome.no_forces = f"PySCF has no gradient for this ({error})"
     outcome.seconds.forces = time.perf_counter() - started

@@ -127,8 +127,13 @@ def evaluate(ni: Any, xc_code: str, kind: str, rho: np.ndarray, threads: int = 1
         exc, vxc = ni.eval_xc_eff(xc_code, np.ascontiguousarray(values), deriv=1, xctype=kind, spin=spin)[:2]
         return np.asarray(exc), np.asarray(vxc).reshape(*rho.shape[:-1], part.stop - part.start)
 
-    if any(name in vars(ni) for name in ("eval_xc", "eval_xc_eff")):  # the user's own functional: as PySCF would call it
+    if users_own(ni):
         threads = 1
     parts = blocks(points, points if threads == 1 else max(POINTS, -(-points // threads)))
     exc, vxc = zip(*each(work, parts, threads), strict=True)
     return np.concatenate(exc), np.concatenate(vxc, axis=-1)
+
+
+def users_own(ni: Any) -> bool:
+    """Whether the functional is the user's (``define_xc_``): it is called as PySCF would, by one thread."""
+    return any(name in vars(ni) for name in ("eval_xc", "eval_xc_eff"))

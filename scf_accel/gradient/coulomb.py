@@ -16,7 +16,7 @@ import numpy as np
 import scipy.linalg
 from pyscf.df.incore import aux_e2
 
-from scf_accel.fitting import metric_projections, solve_metric
+from scf_accel.fitting import atom_of_function, metric_projections, shell_ranges, solve_metric
 
 MAX_BYTES = 2e8
 """Of the integrals in memory at a time."""
@@ -31,8 +31,8 @@ def coulomb_gradient(mol: Any, auxmol: Any, dm: np.ndarray) -> np.ndarray:
         by_orbital -= 2.0 * np.einsum("p,xpm->xm", fitted[part], slopes)
         by_function[:, part] += 2.0 * fitted[part] * slopes.sum(axis=2)
     total = np.zeros((mol.natm, 3))
-    np.add.at(total, owners(mol), by_orbital.T)
-    np.add.at(total, owners(auxmol), by_function.T)
+    np.add.at(total, atom_of_function(mol), by_orbital.T)
+    np.add.at(total, atom_of_function(auxmol), by_function.T)
     return total
 
 
@@ -46,16 +46,8 @@ def _solve(metric: np.ndarray, rhs: np.ndarray) -> np.ndarray:
 
 def _slopes(mol: Any, auxmol: Any, dm: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """``[3, functions, nao]`` sum_n D_mn (grad m n|P) of some fitting functions at a time, and which those are."""
-    starts, first = auxmol.ao_loc_nr(), 0
-    room = max(1, int(MAX_BYTES / (24 * mol.nao**2)))
-    while first < auxmol.nbas:
-        last = max(first + 1, int(np.searchsorted(starts, starts[first] + room, side="right")) - 1)
+    starts = auxmol.ao_loc
+    for first, last in shell_ranges(starts, MAX_BYTES / (24 * mol.nao**2)):
         shells = (0, mol.nbas, 0, mol.nbas, first, last)
         integrals = aux_e2(mol, auxmol, "int3c2e_ip1", aosym="s1", comp=3, shls_slice=shells)
         yield slice(int(starts[first]), int(starts[last])), np.einsum("xpnm,nm->xpm", integrals.transpose(0, 3, 2, 1), dm)
-        first = last
-
-
-def owners(mol: Any) -> np.ndarray:
-    """``[nao]`` atom of each function."""
-    return np.repeat(np.arange(mol.natm), np.diff(mol.aoslice_by_atom()[:, 2:], axis=1).ravel())

@@ -20,9 +20,10 @@ import numpy as np
 from pyscf import lib
 from pyscf.dft import gen_grid
 
-from scf_accel.gradient.coulomb import owners
+from scf_accel.fitting import atom_of_function
 from scf_accel.gradient.partition import Partition
 from scf_accel.gridorbitals import BLOCK
+from scf_accel.storednumint import evaluate, users_own
 from scf_accel.threads import each
 
 SECOND = ((4, 5, 6), (5, 7, 8), (6, 8, 9))
@@ -52,7 +53,7 @@ def functional_gradient(mf: Any, grids: Any, dms: np.ndarray, response: bool) ->
         response: points move with their atoms and weights change; else the grid stands still.
     """
     mol, kind = grids.mol, mf._numint._xc_type(mf.xc)
-    owner = owners(mol)
+    owner = atom_of_function(mol)
     partition = Partition(grids) if response else None
 
     def work(piece: Piece) -> np.ndarray:
@@ -67,8 +68,8 @@ def functional_gradient(mf: Any, grids: Any, dms: np.ndarray, response: bool) ->
             total += points.gradient(energy)
         return total
 
-    own = any(name in vars(mf._numint) for name in ("eval_xc", "eval_xc_eff"))  # a functional of the user's may not bear threads
-    with closing(each(work, _pieces(grids, response), 1 if own else lib.num_threads())) as parts:
+    threads = 1 if users_own(mf._numint) else lib.num_threads()
+    with closing(each(work, _pieces(grids, response), threads)) as parts:
         return sum(parts, np.zeros((mol.natm, 3)))
 
 
@@ -106,9 +107,8 @@ def _block(mf: Any, kind: str, ao: np.ndarray, dms: np.ndarray, weights: np.ndar
     for values, product in zip(rho, products, strict=True):
         np.einsum("kpg,pg->kg", ao[: len(values)], product, out=values)
         values[1:] *= 2.0
-    given = rho if gga else rho[:, 0]
-    exc, vxc = mf._numint.eval_xc_eff(mf.xc, given if len(dms) > 1 else given[0], deriv=1, xctype=kind, spin=len(dms) - 1)[:2]
-    potential = np.asarray(vxc).reshape(rho.shape) * weights
+    exc, vxc = evaluate(mf._numint, mf.xc, kind, rho)
+    potential = vxc * weights
     pulls = np.zeros((ao.shape[1], 3))
     for dm, product, v in zip(dms, products, potential, strict=True):
         weighted = product * v[0]
@@ -119,4 +119,4 @@ def _block(mf: Any, kind: str, ao: np.ndarray, dms: np.ndarray, weights: np.ndar
             if gga:
                 for y in range(3):
                     pulls[:, x] += np.einsum("pg,g,pg->p", ao[SECOND[x][y]], v[1 + y], product, optimize=False)
-    return 2.0 * pulls, rho[:, 0].sum(axis=0) * np.asarray(exc) * weights
+    return 2.0 * pulls, rho[:, 0].sum(axis=0) * exc * weights

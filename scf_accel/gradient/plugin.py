@@ -20,8 +20,9 @@ def nuclear_gradient(mf: Any) -> Any:
     """``mf.nuc_grad_method()``, faster where that can be: the same options, scanners and numbers (to rounding).
 
     Faster are restricted and unrestricted Kohn-Sham objects of LDA and GGA functionals, hybrids among them, with and without
-    density fitting: 1.2 to 3 times (benchmarks/gradient_cost.py). What is not covered (range separation, meta-GGA, non-local
-    correlation, other grids than Becke's in the grid's response) is PySCF's own. That is decided anew in each call.
+    density fitting: PBE with fitting 1.8 to 3.6 times (benchmarks/gradient_cost.py), hybrids less, whose exchange stays PySCF's.
+    What is not covered (range separation, meta-GGA, non-local correlation, other grids than Becke's in the grid's response) is
+    PySCF's own. That is decided anew in each call.
 
     Other numbers than PySCF's: the grid's response with effective core potentials or ghost atoms, where PySCF's is not the slope of
     its energy (:mod:`scf_accel.gradient.partition`).

@@ -28,6 +28,7 @@ import numpy as np
 from pyscf import gto, lib, scf
 
 from mlip.errors import ConfigError
+from scf_accel.fitting import atom_of_function
 from scf_accel.guess.coulomb import coulomb_matrix
 from scf_accel.guess.gridpotential import GRID, GuessPotential
 from scf_accel.guess.surrogate import DEFAULT, functional_of
@@ -154,7 +155,7 @@ class _Guess:
 
 def without_bonds(mol: gto.Mole, dm: np.ndarray) -> np.ndarray:
     """``dm[2, nao, nao]`` of which beta keeps only the blocks of the atoms, as PySCF breaks the spin symmetry; no orbitals."""
-    atoms = np.repeat(np.arange(mol.natm), np.diff(mol.aoslice_by_atom()[:, 2:])[:, 0])
+    atoms = atom_of_function(mol)
     plain = np.asarray(dm)
     return lib.tag_array(np.stack([plain[0], plain[1] * (atoms[:, None] == atoms)]), unbroken=plain)
 

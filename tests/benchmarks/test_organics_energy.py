@@ -69,6 +69,9 @@ def test_fragments_have_their_dihedral_and_are_in_no_list(smiles):
         assert smiles not in {Chem.CanonSmiles(line.split()[0]) for line in lines if line[0] != "#"}
 
 
+MOLECULES = {"O": [[1.0, 900.0, 3]], "CCO": [[2.0, 10.0, 9], [4.0, 30.0, 9]], "CO": [[9.0, 500.0, 6]], "CCC": [[6.0, 50.0, 11]]}
+
+
 def test_tables_of_rows_that_are_there(tmp_path, capsys):
     error = {"mae": 2.0, "rmse": 4.0}
     rows = [
@@ -78,6 +81,7 @@ def test_tables_of_rows_that_are_there(tmp_path, capsys):
     ]
     for rmsd, converged in ((0.01, True), (0.2, True), (0.01, False)):
         ours = {"converged": converged, "steps": 12, "rmsd": rmsd, "largest": rmsd}
+        rows[0]["by_molecule"] = MOLECULES
         rows.append({"key": f"relax {len(rows)}", "atoms": 9, "dft_converged": True, "dft_steps": 3, **ours})
     lines = [json.dumps({**row, "commit": "abc", "model": "m", "weights": "0"}) + "\n" for row in rows]
     (tmp_path / "organics_energy.jsonl").write_text("".join(lines))
@@ -85,6 +89,8 @@ def test_tables_of_rows_that_are_there(tmp_path, capsys):
     organics_energy.write(store, tmp_path)
     text = (tmp_path / "organics_energy.md").read_text()
     assert "energy MAE 2.0, RMSE 4.0 meV/atom" in text and "| CCO | 9 | +0.0100 | 301 | yes |" in text
+    assert "over the 3 frames of 8 atoms and more: 4.0 meV/atom, 30 meV/A" in text and "| CCO | 3 | 20 | 9 |" in text
+    assert text.index("| O | 1 |") < text.index("| CO | 9 |") < text.index("| CCC | 6 |") < text.index("| CCO | 3 |")
     assert "1 of 3 converged and within 0.05 A" in text and "2 of 3" in text
     assert "| CCNC(C)=O | 100 | 90 | 5 | 10 | 0 |" in text
     assert (tmp_path / "organics_energy_torsion.png").stat().st_size > 1000

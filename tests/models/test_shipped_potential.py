@@ -47,5 +47,5 @@ def test_dft_has_small_forces_at_its_minimum():
     calculator = MLIPCalculator(dtype="float64", uncertainty=True)
     assert relax(atoms, calculator, fmax=0.01).converged
     labels = compute_labels(atoms.numbers, atoms.positions, 0, 0, LabelSettings(grid_level=1))
-    assert np.abs(labels.forces).max() < 0.5  # at the ase.build geometry: above 1
+    assert np.abs(labels.forces).max() < 0.2  # 0.05; at the ase.build geometry 0.77
     assert calculator.results["forces_std"].max() < 0.5
