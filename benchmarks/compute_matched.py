@@ -2,6 +2,7 @@
 
     python benchmarks/compute_matched.py --peer-venv /path/to/venv                   # AcAc and silicon, 30 minutes a run
     python benchmarks/compute_matched.py --peer-venv /path/to/venv --sets acac --minutes 10
+    python benchmarks/compute_matched.py --sets acac --alone large   # one of our presets, the same time, nothing measured beside it
     python benchmarks/compute_matched.py --table
 
 Reads ../shared/data. All runs of a set see the same training and validation frames (split here, with a seed) and the same isolated
@@ -201,16 +202,34 @@ def run_pair(name: str, pair: tuple[str, str], arguments: argparse.Namespace, st
         ("mace", str(venv / "bin" / "python"), models[0] if models else None, theirs, len(theirs)),
     )
     for contestant, (kind, python, model, curve, done) in zip(pair, found, strict=True):
-        spent = curve[-1][0] - curve[0][0] if len(curve) > 1 else 0.0
-        between = done - (kind == "mace")  # its first validation comes after an epoch, ours before
-        row = {
-            "key": f"{name} {contestant} {minutes:g}", "set": name, "contestant": contestant, "minutes": minutes,
-            "tests": {} if model is None else test_errors(name, kind, python, model), "curve": curve, "epochs": done,
-            "frames_per_s": count_frames(split(name)[0]) * between / spent if spent else None, "beside": pair,
-            "machine": processor(), "commit": COMMIT, "date": f"{begin:%Y-%m-%d %H:%M}", "load": os.getloadavg()[0],
-        }  # fmt: skip
-        store.append(row)
-        print(f"{row['key']}: {row['tests']}", flush=True)
+        tests = {} if model is None else test_errors(name, kind, python, model)
+        keep(name, contestant, minutes, tests, curve, done, pair, begin, store)
+
+
+def run_alone(name: str, preset: str, minutes: float, store: Store) -> None:
+    """Train a preset of ours with nothing of ours beside it, evaluate it."""
+    folder, begin = RUNS / name / f"ours-{preset}-{minutes:g}min", datetime.now()
+    if start(our_command(name, preset, folder, minutes), folder.with_suffix(".log")).wait():
+        raise SystemExit(f"the training failed; its log: {folder.with_suffix('.log')}")
+    tests = test_errors(name, "ours", sys.executable, folder / "model.safetensors")
+    keep(name, f"ours {preset}", minutes, tests, *our_curve(folder), (f"ours {preset}",), begin, store)
+
+
+def keep(
+    name: str, contestant: str, minutes: float, tests: dict[str, Any], curve: list[tuple[float, float, float]], epochs: int,
+    beside: tuple[str, ...], begin: datetime, store: Store,
+) -> None:  # fmt: skip
+    """A contestant's row, into the store."""
+    spent = curve[-1][0] - curve[0][0] if len(curve) > 1 else 0.0
+    between = epochs - contestant.startswith("mace")  # its first validation comes after an epoch, ours before
+    row = {
+        "key": f"{name} {contestant} {minutes:g}", "set": name, "contestant": contestant, "minutes": minutes,
+        "tests": tests, "curve": curve, "epochs": epochs,
+        "frames_per_s": count_frames(split(name)[0]) * between / spent if spent else None, "beside": beside,
+        "machine": processor(), "commit": COMMIT, "date": f"{begin:%Y-%m-%d %H:%M}", "load": os.getloadavg()[0],
+    }  # fmt: skip
+    store.append(row)
+    print(f"{row['key']}: {row['tests']}", flush=True)
 
 
 def test_errors(name: str, kind: str, python: str, model: Path) -> dict[str, Any]:
@@ -303,12 +322,18 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--minutes", type=float, default=30.0, help="of every training run")
     parser.add_argument("--pairs", nargs="+", type=int, choices=range(len(PAIRS)), default=list(range(len(PAIRS))))
+    parser.add_argument("--alone", nargs="+", metavar="PRESET", help="only these presets of ours, one after the other")
     parser.add_argument("--peer-venv", type=Path, help="environment with mace-torch")
     parser.add_argument("--table", action="store_true", help="only table and plot of what is there")
     parser.add_argument("--output", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     store = Store(arguments.output / "compute_matched.jsonl")
-    if not arguments.table:
+    if arguments.alone:
+        for name in arguments.sets:
+            for preset in arguments.alone:
+                if f"{name} ours {preset} {arguments.minutes:g}" not in store:
+                    run_alone(name, preset, arguments.minutes, store)
+    elif not arguments.table:
         if arguments.peer_venv is None or not (arguments.peer_venv / "bin" / "mace_run_train").is_file():
             parser.error("--peer-venv: give an environment that has mace_run_train (pip install mace-torch)")
         arguments.peer_venv = arguments.peer_venv.resolve()
