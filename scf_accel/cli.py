@@ -36,6 +36,10 @@ def label(
         typer.Option(help="Add a copy from a short MMFF Langevin run, K: 300 or 300:1000. Repeatable."),
     ] = None,
     langevin_steps: Annotated[int, typer.Option(min=1, help="Steps of 0.5 fs in each Langevin run.")] = 400,
+    stretch: Annotated[
+        list[str] | None,
+        typer.Option(help="Add a copy with a random bond outside rings this much longer: 1.3 or 1.1:1.5. Repeatable."),
+    ] = None,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Leave out structures with more atoms.")] = None,
     prefer_small: Annotated[
         float, typer.Option(min=0, help="Order molecules at random with weight atoms^-THIS; 0: no preference.")
@@ -83,6 +87,7 @@ def label(
                 tuple(parse_range("--langevin", text) for text in langevin or ()),
                 langevin_steps,
                 seed,
+                tuple(parse_range("--stretch", text) for text in stretch or ()),
             ),
             max_atoms=max_atoms,
             prefer_small=prefer_small,

@@ -61,6 +61,7 @@ class Perturbations:
         gaussian: one copy each: range of the standard deviation of Gaussian displacements, Angstrom.
         langevin: one copy each: range of the temperature of a short Langevin run, K; its last geometry is taken.
         langevin_steps: steps of 0.5 fs before the snapshot.
+        stretch: one copy each: range of the factor by which a bond (a random one outside rings) is made longer.
         seed: of everything random, geometry embedding included.
     """
 
@@ -68,6 +69,7 @@ class Perturbations:
     langevin: Sequence[tuple[float, float]] = ()
     langevin_steps: int = 400
     seed: int = 0
+    stretch: Sequence[tuple[float, float]] = ()
 
 
 def rng_for(seed: int, *labels: object) -> np.random.Generator:
@@ -194,7 +196,7 @@ def read_structures(path: str | Path) -> list[Structure]:
 def perturbed_copies(
     base: Structure, molecule: Chem.Mol | None, perturbations: Perturbations
 ) -> tuple[list[Structure], list[str]]:
-    """Gaussian copies, then Langevin snapshots, of ``base``; and one line per copy that could not be made.
+    """Gaussian copies, Langevin snapshots, then stretched copies of ``base``; and one line per copy that could not be made.
 
     Args:
         base: the geometry, Angstrom.
@@ -202,6 +204,7 @@ def perturbed_copies(
         perturbations: which copies.
     """
     from scf_accel.forcefield import bonded_molecule, langevin_snapshot
+    from scf_accel.stretching import stretched
 
     def copy(positions: np.ndarray, origin: str) -> Structure:
         return Structure(base.numbers, positions, base.charge, base.spin, base.molecule, origin)
@@ -226,6 +229,17 @@ def perturbed_copies(
             failures.append(f"{base.molecule} (langevin {kelvin} K): {error}")
         else:
             copies.append(copy(positions, f"langevin {kelvin} K"))
+    for index, (low, high) in enumerate(perturbations.stretch):
+        noise = rng_for(perturbations.seed, base.molecule, base.origin, "stretch", index)
+        factor = round(float(noise.uniform(low, high)), 3)
+        try:
+            if molecule is None:
+                molecule = bonded_molecule(base.numbers, base.positions, base.charge)
+            positions, _ = stretched(molecule, base.positions, factor, noise)
+        except StructureError as error:
+            failures.append(f"{base.molecule} (stretched {factor:g}): {error}")
+        else:
+            copies.append(copy(positions, f"stretched {factor:g}"))
     return copies, failures
 
 
