@@ -12,7 +12,12 @@ with the model, then from there to the same ``fmax`` with DFT (the level of theo
 distance of the two minima after superposition. nve: relaxed, given twice 300 K, 10 ps of velocity Verlet at 0.5 fs; the drift is
 the slope of a line through the total energy; whole means that every bond stays below 1.5 times its first length and no atoms that
 were apart come within a bond length. torsion: three fragments that are in no list of the data, relaxed with the model at fixed
-dihedrals every 30 degrees; DFT energies at the same geometries. Rows that are there are not measured again.
+dihedrals every 30 degrees; DFT energies at the same geometries. calibration: `energy_std` and `forces_std` against errors, on the
+test split, on its copies with a bond pulled open (which `errors` counts apart), and on the ions and radicals of
+datasets/organics/ions.h5, of which the model knows neither charge nor spin; rank, of forces: Spearman's correlation of std and
+error; bins, of forces: of ten by std, the largest factor between root mean squares of std and error; AUROC: how well the largest
+`forces_std` of a frame tells the set from the first; above 95 %: frames whose largest `forces_std` is above that of 95 % of the
+first set. Rows that are there are not measured again.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from typing import Any
 import numpy as np
 from _common import header, processor, table
 from _dftcalculator import DFTCalculator
+from _organicscalibration import calibration_plot, calibration_table, standard_deviations
 from _store import COMMIT, Store
 from ase import Atoms
 from ase.build import minimize_rotation_and_translation
@@ -39,6 +45,7 @@ from rdkit import Chem
 from mlip import MLIPCalculator
 from mlip.checkpoint import load_model, read_header
 from mlip.configfile import load_config
+from mlip.data.hdf5 import HDF5Frames
 from mlip.dynamics import MDSettings, relax, run_md
 from mlip.dynamics.output import read_csv
 from mlip.files import atomic_path, atomic_write_text
@@ -51,7 +58,9 @@ HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "organics-energy.yaml"
 LEAST = 8
 """Atoms of the smallest molecule that is relaxed; smaller ones are species of their own, of which nobody can tell from others."""
-PARTS = ["errors", "relax", "nve", "torsion"]
+IONS = HERE.parent / "datasets" / "organics" / "ions.h5"
+STRETCHED = "its stretched copies"
+PARTS = ["errors", "calibration", "relax", "nve", "torsion"]
 FMAX = 0.01
 TEMPERATURE, PICOSECONDS, TIMESTEP = 300.0, 10.0, 0.5
 FRAGMENTS = {"CCNC(C)=O": "[CH3]CN[CX3]", "COc1ccncc1": "[CH3]Occ", "NCCc1ccsc1": "NCCc"}
@@ -96,12 +105,17 @@ def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[s
     trained_on = read_header(options.model)["metadata"]["training_data"]["sha256"]
     if trained_on != data.fingerprint:
         raise SystemExit(f"{options.model} was trained on another state of the data of {options.config}: its test split is gone")
-    test = data.tests["test"]
+    sets = calibration_sets(data.tests["test"])
+    test = sets["test split"]
     names = [frame.extras["molecule"] for frame in test]
     large = sorted({name for name, frame in zip(names, test, strict=True) if len(frame) >= LEAST})
     drawn = np.random.default_rng(0).permutation(large)[: options.count].tolist()
     if "errors" in options.parts:
         yield "errors", lambda: errors(options.model, test)
+        if STRETCHED in sets:
+            yield "errors stretched", lambda: errors(options.model, sets[STRETCHED])
+    for name in sets if "calibration" in options.parts else []:
+        yield f"calibration {name}", lambda name=name: standard_deviations(options.model, sets[name])
     for smiles in drawn if "relax" in options.parts else []:
         yield f"relax {smiles}", lambda smiles=smiles: relaxation(options.model, smiles)
     for smiles in drawn[: len(drawn) // 2] if "nve" in options.parts else []:
@@ -120,6 +134,17 @@ def errors(model: str, test: Any) -> dict[str, Any]:
         one = evaluate_frames(potential, [frame], collect=False).errors.report()
         each.setdefault(frame.extras["molecule"], []).append([one["energy_per_atom"]["mae"], one["forces"]["mae"], len(frame)])
     return {"frames": len(test), "molecules": len(each), "errors": kept, "by_molecule": each}
+
+
+def calibration_sets(test: Any) -> dict[str, list[Any]]:
+    """Frames of unseen molecules, those with a bond pulled open, ions and radicals."""
+    pulled = [frame.extras["origin"].startswith("stretched") for frame in test]
+    sets = {
+        "test split": [frame for frame, one in zip(test, pulled, strict=True) if not one],
+        STRETCHED: [frame for frame, one in zip(test, pulled, strict=True) if one],
+        "ions and radicals": [frame for frame in HDF5Frames(IONS, load_density=False) if len(frame) > 1],
+    }
+    return {name: frames for name, frames in sets.items() if frames}
 
 
 def geometry(smiles: str) -> Atoms:
@@ -230,11 +255,18 @@ def write(store: Store, folder: Path) -> None:
     parts.append(f"- measured with commit: {', '.join(commits)}\n")
     for row in rows["errors"]:
         energy, forces = row["errors"]["energy_per_atom"], row["errors"]["forces"]
+        stretched = row["key"] != "errors"
+        name = "Its copies with a bond pulled open" if stretched else "Test split"
         parts.append(
-            f"Test split, {row['frames']} frames of {row['molecules']} molecules: energy MAE {energy['mae']:.1f}, RMSE "
+            f"{name}, {row['frames']} frames of {row['molecules']} molecules: energy MAE {energy['mae']:.1f}, RMSE "
             f"{energy['rmse']:.1f} meV/atom; force MAE {forces['mae']:.0f}, RMSE {forces['rmse']:.0f} meV/A.\n"
         )
-        parts.append(by_molecule(row["by_molecule"]))
+        if not stretched:
+            parts.append(by_molecule(row["by_molecule"]))
+    if rows["calibration"]:
+        parts += ["### Standard deviations\n", table(*calibration_table(rows["calibration"]))]
+        parts.append("![calibration](organics_energy_calibration.png)\n")
+        calibration_plot(rows["calibration"], folder / "organics_energy_calibration.png")
     if rows["relax"]:
         parts += ["### Relaxations\n", table(*relaxation_table(rows["relax"]))]
     if rows["nve"]:

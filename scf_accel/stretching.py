@@ -35,8 +35,8 @@ def stretched(
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Positions ``[n, 3]`` (Angstrom) with one bond ``factor`` times as long, and the bond's two atoms.
 
-    The bond is a random one of those outside rings. Both sides move rigidly along it, each by the other side's share of the atoms, so
-    that the mean position stays.
+    The bond is a random one of those outside rings. Both sides move rigidly along it, each by the other side's share of the
+    atoms, so that the mean position stays.
 
     Raises:
         StructureError: every bond is in a ring, or there is none.

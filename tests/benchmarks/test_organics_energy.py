@@ -20,6 +20,7 @@ from scf_accel.labels import LabelSettings, compute_labels
 FOLDER = str(Path(__file__).resolve().parents[2] / "benchmarks")
 sys.path.insert(0, FOLDER)
 try:
+    import _organicscalibration
     import organics_energy
     from _dftcalculator import DFTCalculator
 finally:
@@ -67,6 +68,30 @@ def test_fragments_have_their_dihedral_and_are_in_no_list(smiles):
     for name in ("molecules.smi", "molecules-wide.smi"):
         lines = (Path(FOLDER).parent / "datasets" / "organics" / name).read_text(encoding="utf-8").splitlines()
         assert smiles not in {Chem.CanonSmiles(line.split()[0]) for line in lines if line[0] != "#"}
+
+
+class Honest:
+    """A model whose errors are drawn from the standard deviations that it states."""
+
+    def __init__(self, scale=1.0):
+        self.scale, self.rng = scale, np.random.default_rng(0)
+
+    def row(self, name, frames, size):
+        std = self.rng.uniform(10.0, 100.0, size=(frames, size))
+        parts = _organicscalibration.summary(np.abs(self.rng.normal(scale=std * self.scale)).ravel(), std.ravel())
+        return {"key": f"calibration {name}", "energy": parts, "force": parts, "largest": std.max(1).tolist()}
+
+
+def test_calibration_of_an_honest_and_of_a_boastful_model(tmp_path):
+    rows = [Honest().row("known", 100, 40), Honest(3.0).row("strange", 50, 40)]
+    rows[1]["largest"] = [number + 200.0 for number in rows[1]["largest"]]
+    columns, (known, strange) = _organicscalibration.calibration_table(rows)
+    assert known[columns.index("AUROC")] == "" and strange[columns.index("AUROC")] == "1.00"
+    assert known[columns.index("above 95 %")] == "5 %" and strange[columns.index("above 95 %")] == "100 %"
+    assert float(known[columns.index("bins")]) < 1.15 and 2.6 < float(strange[columns.index("bins")]) < 3.5
+    assert _organicscalibration.auroc(np.arange(5.0), np.arange(5.0)) == 0.5
+    _organicscalibration.calibration_plot(rows, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
 MOLECULES = {"O": [[1.0, 900.0, 3]], "CCO": [[2.0, 10.0, 9], [4.0, 30.0, 9]], "CO": [[9.0, 500.0, 6]], "CCC": [[6.0, 50.0, 11]]}
