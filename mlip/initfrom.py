@@ -18,7 +18,8 @@ def adopt(config: RunConfig, folders: Sequence[Path]) -> RunConfig:
     """``config`` with the architecture of the model that ``model.init_from`` names; the same where it names none.
 
     Model keys that say the same may stay. A head may be left out (``model.density: null``, ``model.energy: false``), and is then
-    gone. A run that has begun goes on where the model is gone: its folder knows the architecture.
+    gone; ``model.energy: true`` gives a model of densities an energy head. A run that has begun goes on where the model is gone:
+    its folder knows the architecture.
 
     Args:
         config: a checked config.
@@ -39,7 +40,7 @@ def adopt(config: RunConfig, folders: Sequence[Path]) -> RunConfig:
             raise
         place, fields = recorded
     given = _given(config.model)
-    fields = without_heads(fields, given)
+    fields = without_heads(with_energy_head(fields, given), given)
     for key, value, found in contradictions(given, fields):
         raise ConfigError(
             f"{key} is {value}, and {name} has {found}: fine-tuning keeps the architecture; leave {key} out (and model.preset), or "
@@ -113,6 +114,13 @@ def _given(section: ModelSection) -> dict[str, Any]:
 
     preset = PRESETS[section.preset] if section.preset and "preset" in section.model_fields_set else {}
     return {**preset, **(section.model_extra or {})}
+
+
+def with_energy_head(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``fields`` with the energy head that ``given`` switches on, if there is none."""
+    if fields["energy"] or given.get("energy") is not True:
+        return dict(fields)
+    return {**fields, "energy": True, **{key: given[key] for key in ("readout_hidden", "zbl") if key in given}}
 
 
 def without_heads(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -21,14 +22,14 @@ def split_indices(
         fraction: share to hold out, between 0 and 1; at least one frame (or group) stays on either side.
         seed: the same seed gives the same split.
         groups: ``[count]`` labels; frames of one group stay together, and groups are drawn until they hold the share
-            of the frames.
+            of the frames. Their order is that of hashes of seed and label: a set that grows, or another one with the same groups,
+            is split alike, but for the groups at the border.
 
     Raises:
         DataError: the fraction is impossible, or there are fewer than two frames or groups.
     """
     if not 0 < fraction < 1:
         raise DataError(f"a fraction of {fraction} cannot be held out; give a number between 0 and 1")
-    rng = np.random.default_rng(seed)
     if groups is None:
         names, members = np.arange(count), np.arange(count)
     else:
@@ -37,7 +38,10 @@ def split_indices(
         what = "frames" if groups is None else "groups"
         raise DataError(f"{len(names)} {what} cannot be split in two; give a separate file for validation")
     sizes = np.bincount(members, minlength=len(names))
-    order = rng.permutation(len(names))
+    if groups is None:
+        order = np.random.default_rng(seed).permutation(len(names))
+    else:
+        order = np.argsort([hashlib.sha256(f"{seed} {name}".encode()).hexdigest() for name in names])
     wanted = fraction * count
     taken = 1 + int(np.searchsorted(np.cumsum(sizes[order]), wanted - 0.5 * sizes.mean()))
     held = np.zeros(len(names), dtype=bool)

@@ -32,14 +32,15 @@ def per_element(model: Potential) -> set[str]:
 def grow(
     model: Potential, elements: Sequence[int], config: ModelConfig, density: DensityReference | None = None, seed: int = 0
 ) -> Potential:
-    """A copy of ``model`` that also knows ``elements``; without a head that ``config`` lacks.
+    """A copy of ``model`` that also knows ``elements``; without a head that ``config`` lacks, with an energy head that it adds.
 
-    A new element begins with random weights, as in an untrained model, and the mean bias (bonding energy); its E0 is 0.
+    A new element begins with random weights, as in an untrained model, and the mean bias (bonding energy); its E0 is 0. So does a
+    new energy head; its biases are 0, its scale is 1.
 
     Args:
         model: a trained model; it is not changed.
         elements: atomic numbers; those that it knows are left as they are.
-        config: that of ``model``, or the same without one of two heads.
+        config: that of ``model``, or the same without one of two heads, or with an energy head more.
         density: reference of the density head for all elements, that of ``model`` for those it knows.
         seed: of the new weights.
     """
@@ -50,7 +51,9 @@ def grow(
         grown = Potential(config, together, None, scale, model.avg_num_neighbors, density=density).to(model.dtype)
     rows = torch.tensor([together.index(z) for z in model.elements])
     special, known, state = per_element(grown), model.state_dict(), grown.state_dict()
-    for name, fresh in state.items():
+    kept = [name for name in state if model.head is not None or not name.startswith(("head.", "zbl."))]
+    for name in kept:
+        fresh = state[name]
         state[name] = _with_rows(name, fresh, known[name], rows) if name in special else known[name]
     grown.load_state_dict(state)
     for layer in interaction_layers(grown):

@@ -24,7 +24,7 @@ from mlip.models import DensityReference, ModelConfig, Potential, parse_dtype
 from mlip.models.growth import grow
 from mlip.training.loader import evaluation_batches, load_batches
 from mlip.training.prepare_density import same_basis
-from mlip.training.prepare_e0 import given_energies, isolated_energies
+from mlip.training.prepare_e0 import bonding_energies, given_energies, isolated_energies, reference_energies
 from mlip.training.source import Source
 
 SHIFT_FRAMES = 500
@@ -72,7 +72,11 @@ class Start:
         lines = [f"{self.note}: this run goes on from its own weights"] if self.note else []
         growth = f"new: {new} (random weights)" if new else "no new ones"
         lines.append(f"fine-tuning {source.place} (sha256 {source.digest[:12]}): knows {_symbols(source.elements)}; {growth}")
-        scale = f"energy scale {float(self.model.head.energy_scale):.3f} eV and " if self.model.head is not None else ""
+        head, scale = self.model.head, ""
+        if head is not None and source.has_energy:
+            scale = f"energy scale {float(head.energy_scale):.3f} eV and "
+        elif head is not None:
+            lines.append(f"{source.name} has no energies: the energy head is new (random weights)")
         lines.append(f"kept, as its weights were trained with it: {scale}{self.model.avg_num_neighbors:.1f} neighbours")
         lines.append(f"level of theory: {_in_short(source.theory)} -> {_in_short(theory)}")
         lines.append(f"peak learning rate {self.rate:g} (training.lr)")
@@ -98,9 +102,11 @@ def _in_short(theory: object) -> str:
 
 def begin(
     config: RunConfig, source: Source, train: Sequence[Frame], elements: Sequence[int], atoms: dict[int, float],
-    density: DensityReference | None,
+    density: DensityReference | None, force_rms: float = 1.0,
 ) -> Start:  # fmt: skip
     """The source's network, grown by the new ones of ``elements``, with its energies brought to those of ``train``.
+
+    A source without energies gets an energy head as an untrained model has it.
 
     Args:
         config: the run.
@@ -108,6 +114,7 @@ def begin(
         train: frames. elements: that occur in them.
         atoms: energies of isolated atoms among the training files, eV.
         density: reference of the density head for all elements (:func:`joined_reference`).
+        force_rms: of ``train``, eV/A: the scale of a new energy head.
 
     Raises:
         ConfigError: E0 as asked for cannot be had from these data.
@@ -118,8 +125,28 @@ def begin(
     rate = config.training.lr
     if model.head is None:
         return Start(source, model, "no energies", added, [], rate)
+    if not source.has_energy:
+        return Start(source, model, first_energies(config, source, model, train, elements, atoms, force_rms), added, [], rate)
     note, renewed = correct_energies(config, source, model, train, elements, atoms)
     return Start(source, model, note, added, sorted(set(source.elements) - renewed), rate)
+
+
+def first_energies(
+    config: RunConfig, source: Source, model: Potential, train: Sequence[Frame], elements: Sequence[int], atoms: dict[int, float],
+    force_rms: float,
+) -> str:  # fmt: skip
+    """E0, scale and bonding energies of ``model``'s new energy head, in place; a sentence about E0."""
+    assert model.head is not None
+    e0, note = reference_energies(config, train, elements, atoms)
+    bonding = bonding_energies(train, e0, elements)
+    with torch.no_grad():
+        model.head.e0.copy_(torch.tensor([e0.get(z, 0.0) for z in model.elements], dtype=torch.float64))
+        model.head.energy_scale.fill_(force_rms)
+        model.head.bias.copy_(torch.tensor([bonding.get(z, 0.0) / force_rms for z in model.elements]))
+    unseen = sorted(set(model.elements) - set(elements))
+    if unseen:
+        note += f"; {_symbols(unseen)}, which {source.name} knows, are in no training frame: their energies mean nothing"
+    return note
 
 
 def go_on(config: RunConfig, begun: Mapping[str, Any], density: DensityReference | None) -> Start:

@@ -15,7 +15,7 @@ from mlip.config import RunConfig
 from mlip.data.audit import AuditReport, audit_frames
 from mlip.data.batching import BudgetBatchSampler
 from mlip.data.density import Metric
-from mlip.data.e0 import CompositionSums, is_isolated_atom, isolated_atom_energies
+from mlip.data.e0 import is_isolated_atom, isolated_atom_energies
 from mlip.data.frame import Frame, FrameSubset, count_atoms
 from mlip.data.graph import GraphDataset
 from mlip.data.readers import open_files, open_frames
@@ -27,7 +27,7 @@ from mlip.training.density import METRICS
 from mlip.training.finetune import Start, begin, go_on, joined_reference
 from mlip.training.graphs import TrainingGraphs, available_metrics, frame_weights
 from mlip.training.prepare_density import density_reference, leave_out_broken_symmetry, report_broken_symmetry
-from mlip.training.prepare_e0 import reference_energies
+from mlip.training.prepare_e0 import bonding_energies, reference_energies
 from mlip.training.source import Source
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,10 @@ def _fine_tuned(
     density = data.density
     if density is not None:
         density = joined_reference(source, density) if begun is None else DensityReference.from_dict(begun["density"])
-    start = begin(config, source, data.train, present, atoms, density) if begun is None else go_on(config, begun, density)
+    if begun is None:
+        start = begin(config, source, data.train, present, atoms, density, data.force_rms)
+    else:
+        start = go_on(config, begun, density)
     return replace(data, density=density, e0=start.e0, e0_note=start.e0_note, start=start)
 
 
@@ -264,17 +267,6 @@ def training_batches(config: RunConfig, graphs: GraphDataset, rank: int = 0, wor
     )  # fmt: skip
 
 
-def bonding_energies(prepared: Prepared) -> dict[int, float]:
-    """Mean energy per atom of each element relative to E0, eV, by least squares; empty where there are no energies."""
-    sums, known = CompositionSums(), False
-    for frame in prepared.train:
-        if frame.energy is not None and np.isfinite(frame.energy):
-            bonding = frame.energy - sum(prepared.e0[int(z)] for z in frame.atomic_numbers)
-            sums.add(replace(frame, energy=bonding))
-            known = True
-    return sums.fit(prepared.elements)[0] if known else {}
-
-
 def new_model(config: RunConfig, prepared: Prepared) -> Potential:
     """The untrained model, scaled to the training set; in fine-tuning the trained one to start from."""
     if prepared.start is not None:
@@ -284,6 +276,7 @@ def new_model(config: RunConfig, prepared: Prepared) -> Potential:
     return build(
         fields, prepared.elements, e0=prepared.e0, energy_scale=prepared.force_rms,
         avg_num_neighbors=graphs.avg_num_neighbors,
-        bonding_energy=bonding_energies(prepared) if "energy" in config.heads else None, density=prepared.density,
+        bonding_energy=bonding_energies(prepared.train, prepared.e0, prepared.elements) if "energy" in config.heads else None,
+        density=prepared.density,
         dtype=config.training.precision, seed=config.training.seed,
     )  # fmt: skip

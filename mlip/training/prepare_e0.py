@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 from ase.data import atomic_numbers as number_of
 from ase.data import chemical_symbols
 
 from mlip.config import RunConfig
-from mlip.data.e0 import fit_e0, isolated_atom_energies
+from mlip.data.e0 import CompositionSums, fit_e0, isolated_atom_energies
 from mlip.data.frame import Frame
 from mlip.data.readers import open_frames
 from mlip.errors import ConfigError
@@ -74,3 +76,14 @@ def given_energies(choice: dict[str, float]) -> dict[int, float]:
     if unknown:
         raise ConfigError(f"data.e0: {', '.join(unknown)} is not an element; use symbols such as H: -13.6")
     return {number_of[name]: float(value) for name, value in choice.items()}
+
+
+def bonding_energies(train: Sequence[Frame], e0: Mapping[int, float], elements: Sequence[int]) -> dict[int, float]:
+    """Mean energy per atom of each element relative to E0, eV, by least squares; empty where there are no energies."""
+    sums, known = CompositionSums(), False
+    for frame in train:
+        if frame.energy is not None and np.isfinite(frame.energy):
+            bonding = frame.energy - sum(e0[int(z)] for z in frame.atomic_numbers)
+            sums.add(replace(frame, energy=bonding))
+            known = True
+    return sums.fit(elements)[0] if known else {}

@@ -51,6 +51,11 @@ class Source:
         return {int(z): float(energy) for z, energy in self.header["e0"].items()}
 
     @property
+    def has_energy(self) -> bool:
+        """Whether it has an energy head."""
+        return bool(self.header["model"].get("energy", True))
+
+    @property
     def density(self) -> DensityReference | None:
         """What its density head is measured against, if it has one."""
         stored = self.header["density"]

@@ -43,6 +43,21 @@ def test_groups_stay_together():
         split_frames(frames, 0.2, by="scaffold")
 
 
+def held_out(names, fraction, seed=0):
+    return {names[k] for k in split_indices(len(names), fraction, seed, names)[1]}
+
+
+def test_a_set_that_grows_keeps_its_split():
+    names = [f"m{k // 2}" for k in range(800)]
+    few = held_out(names[:600], 0.1)
+    many = held_out(names, 0.1)
+    assert len(few) == 30 and len(many) == 40
+    old = set(names[:600])
+    assert len(few ^ (many & old)) <= 6  # only at the border
+    assert held_out(names[::-1], 0.1) == many and held_out(names, 0.1, seed=1) != many
+    assert many < held_out(names, 0.15) and few < held_out(names, 0.2)
+
+
 @pytest.mark.parametrize(("count", "fraction"), [(10, 0.0), (10, 1.0), (1, 0.5)])
 def test_impossible_splits(count, fraction):
     with pytest.raises(DataError):

@@ -134,3 +134,28 @@ def test_density_set_is_what_the_readme_says():
             if line and line[0] != "#"
         }
     assert len(tested) > 50 and not tested & molecules
+
+
+def test_ions_and_radicals_are_a_set_of_their_own(frames):
+    """ions.h5: every frame is charged or has unpaired electrons, by its SMILES; the theory is that of organics.h5."""
+    from rdkit import Chem
+
+    ions = HDF5Frames(FOLDER / "ions.h5", load_density=False)
+    row = r"^\| frames in ions.h5 \| (\d+) frames of (\d+) ions and radicals; (\d+) atoms; (\d+) to (\d+) atoms a frame"
+    found = re.search(row, (FOLDER / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert found, "the README has no row 'frames in ions.h5'"
+    sizes, molecules = ions.num_atoms, ions.frame_extra("molecule")
+    assert tuple(map(int, found.groups())) == (len(ions), len(set(molecules)), sizes.sum(), sizes.min(), sizes.max())
+    assert ions.attrs["level_of_theory"] == frames.attrs["level_of_theory"] and ions.attrs["licence"] == "CC0-1.0"
+    for frame in ions:
+        assert frame.charge or frame.spin
+        assert frame.charge == Chem.GetFormalCharge(Chem.MolFromSmiles(frame.extras["molecule"])) and abs(frame.charge) <= 1
+        assert (frame.atomic_numbers.sum() - frame.charge - frame.spin) % 2 == 0
+        assert np.isfinite(frame.energy) and np.isfinite(frame.forces).all()
+    kinds = {(frame.charge, min(frame.spin, 1)) for frame in ions}
+    assert kinds >= {(1, 0), (-1, 0), (0, 1)}
+
+
+def test_no_ion_or_radical_in_the_set_of_molecules(frames):
+    for frame in frames:
+        assert frame.charge == 0 and (frame.spin == 0 or len(frame) == 1), frame.id
