@@ -101,7 +101,7 @@ def parse() -> argparse.Namespace:
 
 def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Keys and measurements, in the order of the parts."""
-    data = prepare(load_config(options.config))
+    data = prepare(load_config(options.config, ["model.init_from=null"]))  # of the data alone; what it began with may be gone
     trained_on = read_header(options.model)["metadata"]["training_data"]["sha256"]
     if trained_on != data.fingerprint:
         raise SystemExit(f"{options.model} was trained on another state of the data of {options.config}: its test split is gone")
