@@ -155,10 +155,12 @@ class DensityTerm(Section):
         kind: ``coulomb`` d (P|Q) d / N in mHa, twice the self-repulsion of the error; ``overlap`` d <P|Q> d / N in
             1e-3 Bohr^-3; ``l1`` and ``l2``: mean of |x| and x^2 over the shells, x the root mean square of a shell's
             components in units of the shell's spread in the training set.
+        auxiliary: densities are learned for what they teach the energies' network; the finished model has no density head.
     """
 
     weight: NotNegative = 1.0
     kind: DensityKind = "coulomb"
+    auxiliary: bool = False
 
 
 class LossSection(Section):
@@ -353,6 +355,11 @@ class RunConfig(Section):
         head = head_of(monitor.partition("_")[0])
         if monitor != "loss" and head not in heads:
             raise ConfigError(f"training.monitor is {monitor}, and the model has no {head} head; monitor loss")
+        if self.loss.density.auxiliary and len(heads) < 2:
+            raise ConfigError(
+                f"loss.density.auxiliary is true, and the model has only one head ({', '.join(heads)}); give model.energy: true "
+                "and model.density: {}, or leave it out"
+            )
         if not self.active_terms:
             terms = ", ".join(f"loss.{name}" for name in TERMS if head_of(name) in heads)
             raise ConfigError(f"nothing to learn for the model's head ({', '.join(heads)}): give {terms} a weight above 0")

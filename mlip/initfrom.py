@@ -125,18 +125,15 @@ def with_energy_head(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dic
 
 def without_heads(fields: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """``fields`` without the head that ``given`` switches off, if there are two."""
+    from mlip.models import ModelConfig
+
     kept = dict(fields)
     if not (fields["energy"] and fields["density"]):
         return kept
     if given.get("energy") is False:
         kept |= {"energy": False, "zbl": False}
     elif "density" in given and given["density"] is None:
-        layers = fields["num_layers"]
-        kept["density"] = None
-        if fields["paths"] is not None:
-            kept["paths"] = fields["paths"][:layers]
-        if fields["gate"] is not None and isinstance(fields["gate"]["sparsity"], list):
-            kept["gate"] = {"sparsity": fields["gate"]["sparsity"][:layers]}
+        kept = ModelConfig(**fields).without_density().model_dump(mode="json")
     return kept
 
 

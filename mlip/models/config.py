@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -138,6 +138,16 @@ class ModelConfig(BaseModel):
                 head = " and 1 for the density head's" if self.density is not None else ""
                 raise ValueError(f"{name} has {len(values)} entries; one is needed for each of {self.num_layers} layers{head}")
         return self
+
+
+    def without_density(self) -> ModelConfig:
+        """The same without the density head, and without what ``gate`` and ``paths`` say about it."""
+        if self.density is None:
+            return self
+        changes: dict[str, Any] = {"density": None, "paths": self.paths and self.paths[: self.num_layers]}
+        if self.gate is not None and isinstance(self.gate.sparsity, list):
+            changes["gate"] = self.gate.model_copy(update={"sparsity": self.gate.sparsity[: self.num_layers]})
+        return self.model_copy(update=changes)
 
 
 PRESETS: dict[str, dict] = {

@@ -62,6 +62,11 @@ def grow(
     return grown.eval()
 
 
+def without_density(model: Potential) -> Potential:
+    """A copy of ``model`` without its density head; energies and forces are the same."""
+    return grow(model, [], model.config.without_density())
+
+
 def _with_rows(name: str, fresh: Tensor, known: Tensor, rows: Tensor) -> Tensor:
     """``fresh`` with the known elements' rows; a density readout may have got columns more, which they do not use."""
     grown = fresh.clone()

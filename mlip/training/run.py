@@ -27,6 +27,7 @@ from mlip.data.frame import count_atoms
 from mlip.errors import CheckpointError, ConfigError, fitting
 from mlip.memory import keep_freed_memory
 from mlip.models import DensityReference, Potential
+from mlip.models.growth import without_density
 from mlip.training.conductor import Conductor
 from mlip.training.distributed import is_parallel, process_rank
 from mlip.training.evaluate import Evaluation, evaluate
@@ -88,6 +89,8 @@ def train(
     if not first:
         return {}
     model.load_state_dict(conductor.best)
+    if config.loss.density.auxiliary:
+        model, data = without_density(model), replace(data, density=None)
     device = "cuda" if _accelerator(config) == "gpu" else "cpu"
     return finish(config, data, model.to(device).eval(), conductor.progress, folder, console, save_model)
 
