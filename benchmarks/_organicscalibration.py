@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _calibration import auroc, worst_bin
 from matplotlib.figure import Figure
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 from mlip import MLIPCalculator
 from mlip.data.frame import Frame
@@ -27,7 +29,7 @@ def standard_deviations(model: str, frames: Sequence[Frame]) -> dict[str, Any]:
     force: list[np.ndarray] = []
     largest: list[float] = []
     for frame in frames:
-        atoms = to_atoms(frame)
+        atoms = to_atoms(replace(frame, charge=0, spin=0))  # which the model has no input for
         atoms.calc = calculator
         assert frame.forces is not None and frame.energy is not None
         energy.append((atoms.get_potential_energy() - frame.energy, float(calculator.results["energy_std"])))
@@ -49,12 +51,6 @@ def summary(errors: np.ndarray, deviations: np.ndarray) -> dict[str, Any]:
     }
 
 
-def auroc(base: np.ndarray, other: np.ndarray) -> float:
-    """Probability that a number of ``other`` is above one of ``base``."""
-    ranks = rankdata(np.concatenate([base, other]))[len(base) :]
-    return float((ranks.sum() - len(other) * (len(other) + 1) / 2) / (len(base) * len(other)))
-
-
 def calibration_table(rows: list[dict[str, Any]]) -> Columns:
     """Errors and standard deviations by set; how well the largest ``forces_std`` of a frame tells the set from the first one."""
     columns = [
@@ -65,8 +61,7 @@ def calibration_table(rows: list[dict[str, Any]]) -> Columns:
     cells = []
     for row in rows:
         force, energy, largest = row["force"], row["energy"], np.array(row["largest"])
-        predicted, found = np.array(force["bins"])
-        factor = np.exp(np.abs(np.log(found / predicted)).max())
+        factor = worst_bin(np.array(force["bins"]))
         numbers = [force["rmse"], force["std"], energy["rmse"], energy["std"]]
         told = "" if row is rows[0] else f"{auroc(known, largest):.2f}"
         cells.append(

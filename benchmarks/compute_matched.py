@@ -37,6 +37,7 @@ from _common import header, processor, table
 from _store import COMMIT, Store
 
 from mlip.files import atomic_path, atomic_write_text
+from mlip.models import PRESETS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -275,7 +276,7 @@ def text_of(rows: list[dict[str, Any]]) -> str:
         for other in rows:
             if not (row["contestant"].startswith("mace") and other["contestant"].startswith("ours") and row["curve"]):
                 continue
-            if (row["set"], row["minutes"]) != (other["set"], other["minutes"]):
+            if (row["set"], row["minutes"]) != (other["set"], other["minutes"]) or other["contestant"] not in row["beside"]:
                 continue
             best = min(row["curve"], key=lambda point: point[2])
             mine = seconds_to(other["curve"], best[2])
@@ -291,6 +292,7 @@ def text_of(rows: list[dict[str, Any]]) -> str:
     ]
     notes = "\n".join(
         f"- {row['key']} minutes: {row['date']}, {row['machine']}, {row['commit']}, load {row['load']:.1f}"
+        + ("; alone" if len(row["beside"]) == 1 else "")
         + (f"; {row['note']}" if "note" in row else "")
         for row in rows
     )
@@ -309,7 +311,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             if row["set"] == name and row["curve"]:
                 seconds, _, forces = zip(*row["curve"], strict=True)
                 style = "-" if row["contestant"].startswith("ours") else "--"
-                axes.plot([t / 60 for t in seconds], forces, style, label=row["contestant"])
+                alone = " (alone)" if len(row["beside"]) == 1 else ""
+                axes.plot([t / 60 for t in seconds], forces, style, label=row["contestant"] + alone)
         axes.set(yscale="log", xlabel="wall time, minutes", ylabel="force RMSE (validation), meV/A", title=name)
         axes.legend(frameon=False)
     with atomic_path(path) as temporary:
@@ -322,7 +325,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--minutes", type=float, default=30.0, help="of every training run")
     parser.add_argument("--pairs", nargs="+", type=int, choices=range(len(PAIRS)), default=list(range(len(PAIRS))))
-    parser.add_argument("--alone", nargs="+", metavar="PRESET", help="only these presets of ours, one after the other")
+    parser.add_argument("--alone", nargs="+", choices=PRESETS, help="only these presets of ours, one after the other")
     parser.add_argument("--peer-venv", type=Path, help="environment with mace-torch")
     parser.add_argument("--table", action="store_true", help="only table and plot of what is there")
     parser.add_argument("--output", type=Path, default=HERE / "results")

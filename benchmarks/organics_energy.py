@@ -59,6 +59,8 @@ CONFIG = HERE.parent / "configs" / "organics-energy.yaml"
 LEAST = 8
 """Atoms of the smallest molecule that is relaxed; smaller ones are species of their own, of which nobody can tell from others."""
 IONS = HERE.parent / "datasets" / "organics" / "ions.h5"
+DATA_ALONE = ["model.init_from=null", "loss.density.weight=0", "loss.density.auxiliary=false"]
+"""Of the config only the data are asked for: what the training began with may be gone."""
 STRETCHED = "its stretched copies"
 PARTS = ["errors", "calibration", "relax", "nve", "torsion"]
 FMAX = 0.01
@@ -73,8 +75,8 @@ def main() -> None:
     """Measure what is missing, then write the tables."""
     options = parse()
     store = Store(options.output / "organics_energy.jsonl")
+    weights = MLIPCalculator(options.model).fingerprint()
     if not options.table:
-        weights = MLIPCalculator(options.model).fingerprint()
         measured = {row["key"] for row in store.rows if row["weights"] == weights}
         for key, work in jobs(options):
             if key in measured:
@@ -84,7 +86,7 @@ def main() -> None:
             about = {"commit": COMMIT, "date": f"{datetime.now():%Y-%m-%d %H:%M}", "processor": processor()}
             store.append({**row, "seconds": time.perf_counter() - started, **about})
             print(f"{key}: " + ", ".join(f"{name} {value}" for name, value in row.items() if np.isscalar(value)), flush=True)
-    write(store, options.output)
+    write([row for row in store.rows if row["weights"] == weights], options.output)
 
 
 def parse() -> argparse.Namespace:
@@ -95,15 +97,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--count", type=int, default=20, help="molecules to relax; half as many for nve")
     parser.add_argument("--output", type=Path, default=HERE / "results")
-    parser.add_argument("--table", action="store_true", help="only write the tables of the rows that are there")
+    parser.add_argument("--table", action="store_true", help="only write the tables of the model's rows")
     return parser.parse_args()
 
 
 def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Keys and measurements, in the order of the parts."""
-    data = prepare(load_config(options.config, ["model.init_from=null"]))  # of the data alone; what it began with may be gone
-    trained_on = read_header(options.model)["metadata"]["training_data"]["sha256"]
-    if trained_on != data.fingerprint:
+    data = prepare(load_config(options.config, DATA_ALONE))
+    trained_on = read_header(options.model)["metadata"]["training_data"]
+    if trained_on["sha256"] != data.fingerprint or trained_on.get("split", data.split) != data.split:
         raise SystemExit(f"{options.model} was trained on another state of the data of {options.config}: its test split is gone")
     sets = calibration_sets(data.tests["test"])
     test = sets["test split"]
@@ -246,12 +248,14 @@ def beyond(mol: Any, near: int, far: int) -> list[int]:
     return sorted(seen - {near})
 
 
-def write(store: Store, folder: Path) -> None:
-    """``organics_energy.md`` and the plot of the torsions."""
-    rows = {key: [row for row in store.rows if row["key"].split()[0] == key] for key in PARTS}
-    models = ", ".join(sorted({f"{row['model']} ({row['weights']})" for row in store.rows}))
+def write(measured: list[dict[str, Any]], folder: Path) -> None:
+    """``organics_energy.md`` and the plots, of one model's rows."""
+    if not measured:
+        raise SystemExit("no row of this model yet; leave out --table")
+    rows = {key: [row for row in measured if row["key"].split()[0] == key] for key in PARTS}
+    models = ", ".join(sorted({f"{row['model']} ({row['weights']})" for row in measured}))
     parts = [header(f"{models} on molecules never seen", ("torch", "numpy", "ase", "pyscf"))]
-    commits = sorted({row["commit"] for row in store.rows})
+    commits = sorted({row["commit"] for row in measured})
     parts.append(f"- measured with commit: {', '.join(commits)}\n")
     for row in rows["errors"]:
         energy, forces = row["errors"]["energy_per_atom"], row["errors"]["forces"]

@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from _calibration import auroc, worst_bin
 from _common import header, table
 from _store import COMMIT, Store
 from _uncertaintydata import ACAC, ROOT, SEEDS, organics_sets, stretched, stretched_file, torsions, train
 from _uncertaintymethods import METHODS, batches, by_method, fit_distance, force_posterior
 from ase import Atoms
 from matplotlib.figure import Figure
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 
 from mlip import MLIPCalculator
 from mlip.checkpoint import load_model
@@ -135,12 +136,6 @@ def calibrated(rows: dict[str, Any], part: str, method: str, what: str) -> np.nd
     return np.asarray(found) * np.sqrt(np.square(error).mean() / np.square(std).mean())
 
 
-def auroc(base: np.ndarray, other: np.ndarray) -> float:
-    """Probability that a number of ``other`` is above one of ``base``."""
-    ranks = rankdata(np.concatenate([base, other]))[len(base) :]
-    return float((ranks.sum() - len(other) * (len(other) + 1) / 2) / (len(base) * len(other)))
-
-
 def by_frame(row: dict[str, Any], std: np.ndarray, what: str) -> np.ndarray:
     """The std of a frame: of its energy, or the largest of its forces."""
     if what == "energy":
@@ -164,8 +159,7 @@ def cells(rows: dict[str, Any], name: str, part: str, method: str, what: str) ->
     rms = f"{1000 * np.sqrt(np.square(std).mean()):.3g}"
     if not np.isfinite(error).all():
         return ["-", rms, "-", "-", flag]
-    predicted, found = calibration_bins(error, std, most=10)
-    worst = np.exp(np.abs(np.log(found / predicted)).max())
+    worst = worst_bin(calibration_bins(error, std, most=10))
     rank = spearmanr(std, error)[0]
     return [f"{1000 * np.sqrt(np.square(error).mean()):.3g}", rms, f"{rank:.2f}", f"{worst:.1f}", flag]
 

@@ -155,7 +155,8 @@ class DensityTerm(Section):
         kind: ``coulomb`` d (P|Q) d / N in mHa, twice the self-repulsion of the error; ``overlap`` d <P|Q> d / N in
             1e-3 Bohr^-3; ``l1`` and ``l2``: mean of |x| and x^2 over the shells, x the root mean square of a shell's
             components in units of the shell's spread in the training set.
-        auxiliary: densities are learned for what they teach the energies' network; the finished model has no density head.
+        auxiliary: densities are learned for what they teach the energies' network; the best weights are chosen without them,
+            and the finished model has no density head.
     """
 
     weight: NotNegative = 1.0
@@ -355,18 +356,30 @@ class RunConfig(Section):
         head = head_of(monitor.partition("_")[0])
         if monitor != "loss" and head not in heads:
             raise ConfigError(f"training.monitor is {monitor}, and the model has no {head} head; monitor loss")
-        if self.loss.density.auxiliary and len(heads) < 2:
-            raise ConfigError(
-                f"loss.density.auxiliary is true, and the model has only one head ({', '.join(heads)}); give model.energy: true "
-                "and model.density: {}, or leave it out"
-            )
         if not self.active_terms:
             terms = ", ".join(f"loss.{name}" for name in TERMS if head_of(name) in heads)
             raise ConfigError(f"nothing to learn for the model's head ({', '.join(heads)}): give {terms} a weight above 0")
+        self._check_auxiliary()
         lacking = {name: getattr(self.loss, name) for name in TERMS if head_of(name) not in heads}
         unweighted = {name: term.model_copy(update={"weight": 0.0}) for name, term in lacking.items()}
         training = self.training.model_copy(update={"gate": self._gate_schedule()})
         return self.model_copy(update={"loss": self.loss.model_copy(update=unweighted), "training": training})
+
+    def _check_auxiliary(self) -> None:
+        """Refuse auxiliary densities that teach nothing, or nobody, or that the best weights would be chosen by."""
+        terms, monitor = self.active_terms, self.training.monitor
+        if not self.loss.density.auxiliary:
+            return
+        if "density" not in terms or len(terms) < 2:
+            raise ConfigError(
+                f"loss.density.auxiliary is true, and what is learned is {' and '.join(terms)}; give both heads "
+                "(model.energy: true, model.density: {}) a weight above 0, or leave it out"
+            )
+        if monitor.startswith("density"):
+            raise ConfigError(
+                f"training.monitor is {monitor}, and loss.density.auxiliary takes the density head from the finished model; "
+                "monitor loss or an error of energy or forces"
+            )
 
     def _gate_schedule(self) -> GateSchedule | None:
         """The phases of the gates: as given, or the usual ones; ``None`` for a model without gates."""

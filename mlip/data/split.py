@@ -49,6 +49,18 @@ def split_indices(
     return np.flatnonzero(~held[members]), np.flatnonzero(held[members])
 
 
+def split_digest(*held_out: Sequence[Frame]) -> str:
+    """16 hexadecimal digits of which frames are held out: SHA-256 of their places in the set that they are parts of."""
+    digest = hashlib.sha256()
+    for part in held_out:
+        digest.update(_places(part).astype("<i8").tobytes() + b"|")
+    return digest.hexdigest()[:16]
+
+
+def _places(frames: Sequence[Frame]) -> np.ndarray:
+    return _places(frames.frames)[frames.indices] if isinstance(frames, FrameSubset) else np.arange(len(frames))
+
+
 def split_frames(
     frames: Sequence[Frame], fraction: float, seed: int = 0, by: Literal["frame", "molecule"] | str = "frame"
 ) -> tuple[FrameSubset, FrameSubset]:

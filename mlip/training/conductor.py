@@ -234,7 +234,10 @@ class Conductor(Callback):
     def _monitored(self, outcome: Evaluation) -> float:
         name = self.options.monitor
         if name == "loss":
-            return outcome.loss(self.loss_weights(1.0))
+            weights = self.loss_weights(1.0)
+            if self.config.loss.density.auxiliary:
+                weights["density"] = 0.0
+            return outcome.loss(weights)
         quantity, kind = MONITORED[name]
         return outcome.errors.report()[quantity][kind]
 

@@ -138,6 +138,7 @@ def first_energies(
     """E0, scale and bonding energies of ``model``'s new energy head, in place; a sentence about E0."""
     assert model.head is not None
     e0, note = reference_energies(config, train, elements, atoms)
+    e0 |= _fixed_energies(config, source, elements, atoms)[0] or {}  # of elements that only the source knows too
     bonding = bonding_energies(train, e0, elements)
     with torch.no_grad():
         model.head.e0.copy_(torch.tensor([e0.get(z, 0.0) for z in model.elements], dtype=torch.float64))

@@ -19,7 +19,7 @@ from mlip.data.e0 import is_isolated_atom, isolated_atom_energies
 from mlip.data.frame import Frame, FrameSubset, count_atoms
 from mlip.data.graph import GraphDataset
 from mlip.data.readers import open_files, open_frames
-from mlip.data.split import split_frames
+from mlip.data.split import split_digest, split_frames
 from mlip.errors import ConfigError
 from mlip.files import fingerprint
 from mlip.models import DensityReference, Potential, build
@@ -50,6 +50,7 @@ class Prepared:
             that have one.
         weights: of the training frames in the loss; ``None`` where all count alike.
         start: the trained network to begin with, in fine-tuning; ``elements`` are then all that it knows.
+        split: digest of what was drawn from the training files for ``valid`` and ``tests``; empty where nothing was.
 
     Without an energy head ``e0`` is empty and ``force_rms`` is 1.
     """
@@ -70,6 +71,7 @@ class Prepared:
     labelled: int = 0
     weights: np.ndarray | None = None
     start: Start | None = None
+    split: str = ""
 
     def sets(self) -> dict[str, Sequence[Frame]]:
         """Everything that the results table covers: some of train, valid, tests."""
@@ -96,15 +98,17 @@ def prepare(config: RunConfig, begun: Mapping[str, Any] | None = None) -> Prepar
     atoms = isolated_atom_energies(_single_atoms(everything))
     train: Sequence[Frame] = without_isolated_atoms(everything)
     tests: dict[str, Sequence[Frame]] = {}
-    left = 1.0
+    left, drawn = 1.0, []
     if isinstance(data.test, float):  # set aside first: the same frames whatever the share for validation
         left -= data.test
         train, tests["test"] = split_frames(train, data.test, data.split_seed, data.split_by or "frame")
+        drawn.append(tests["test"])
     if isinstance(data.valid, str):
         valid: Sequence[Frame] = without_isolated_atoms(open_frames(data.valid, data.keys, data.units))
         audits["valid"] = audit_frames(valid, needed=needed)
     else:
         train, valid = split_frames(train, data.valid / left, data.split_seed, data.split_by or "frame")
+        drawn.append(valid)
     check_monitor(config, valid)
     if "density" in config.heads:
         train = leave_out_broken_symmetry(train)
@@ -116,8 +120,9 @@ def prepare(config: RunConfig, begun: Mapping[str, Any] | None = None) -> Prepar
     present = _elements(train)
     elements = present if source is None else sorted({*present, *source.elements})
     charges, spins = _charges_and_spins(train)
+    learned = elements if source is None or source.has_energy or "energy" not in config.heads else present
     for name, frames in {"valid": valid, **tests}.items():
-        unknown = [chemical_symbols[z] for z in _elements(frames) if z not in elements]
+        unknown = [chemical_symbols[z] for z in _elements(frames) if z not in learned]
         if unknown:
             raise ConfigError(f"data.{name} holds {', '.join(unknown)}, which no training frame has; drop those frames")
     energy, density = "energy" in config.heads, "density" in config.heads
@@ -126,6 +131,7 @@ def prepare(config: RunConfig, begun: Mapping[str, Any] | None = None) -> Prepar
     prepared = Prepared(
         train, valid, tests, elements, {}, "no energies", force_rms(train) if energy else 1.0, theory, fingerprint(data.train),
         audits, charges, spins, reference, labelled, frame_weights(train, data.weights) if data.weights else None,
+        split=split_digest(*drawn) if drawn else "",
     )  # fmt: skip
     if source is not None:
         return _fine_tuned(config, prepared, source, present, atoms, begun)

@@ -123,7 +123,7 @@ def finish(
         about["paths"] = paths_of(model)
     metadata = {"level_of_theory": data.level_of_theory or "not stated by the data file"}
     names = ", ".join(Path(file).name for file in config.data.train_files)
-    metadata |= {"training": about, "training_data": {"file": names, "sha256": data.fingerprint}}
+    metadata |= {"training": about, "training_data": {"file": names, "sha256": data.fingerprint, "split": data.split}}
     metadata |= {"charges": data.charges, "spins": data.spins}
     if data.start is not None:
         metadata["fine_tuned_from"] = data.start.source.record()

@@ -80,7 +80,7 @@ def train(
     content = read_checkpoint(folder.checkpoint) if resumed else None
     data = prepare(config, content)
     if content is not None:
-        data = _as_begun(folder, data, content)
+        data = _as_begun(config, folder, data, content)
     model = new_model(config, data)
     if content is not None:
         reduce_as_before(model, content)
@@ -95,15 +95,21 @@ def train(
     return finish(config, data, model.to(device).eval(), conductor.progress, folder, console, save_model)
 
 
-def _as_begun(folder: RunFolder, data: Prepared, content: dict[str, Any]) -> Prepared:
+def _as_begun(config: RunConfig, folder: RunFolder, data: Prepared, content: dict[str, Any]) -> Prepared:
     """The data with the density's modes as they were when the run began: eigenvectors depend on the linear algebra library.
 
     Raises:
-        ConfigError: the training file has changed.
+        ConfigError: the training file has changed, or what is held out of it.
     """
     if content.get("fingerprint") != data.fingerprint:
         raise ConfigError(
             f"data.train has changed since the run in {folder.path} began; use --restart, or --set run.dir=ANOTHER"
+        )
+    before = "" if data.split and config.data.split_by else data.split  # of runs that did not note it: by groups it was another
+    if content.get("split", before) != data.split:
+        raise ConfigError(
+            f"the run in {folder.path} began with an earlier version, which held other frames out of data.train (data.split_by): "
+            "going on would test it on what it has learned; use --restart, or --set run.dir=ANOTHER"
         )
     stored = content.get("density")
     return data if stored is None else replace(data, density=DensityReference.from_dict(stored))
@@ -122,7 +128,8 @@ def fit(
         if place.finished:
             return _finished(config, budget, folder, model)
     model.uncertainty = None  # should it have one, it belongs to the weights of now; the finished ones get theirs
-    extra: dict[str, Any] = {"fingerprint": data.fingerprint, "density": data.density.to_dict() if data.density else None}
+    extra: dict[str, Any] = {"fingerprint": data.fingerprint, "split": data.split}
+    extra["density"] = data.density.to_dict() if data.density else None
     if data.start is not None:
         extra["start"] = data.start.state()
     module = PotentialModule(model.train(), config, data.elements)

@@ -83,6 +83,7 @@ class RunFolder:
         old, new = flatten(_written_config(written, choice)), flatten(plain_config(config))
         if "model.density.projection" in old:
             old.setdefault("model.density.modes", False)  # runs from before there were modes
+        old.setdefault("loss.density.auxiliary", False)
         ignored = ("run.", "data.num_workers", "data.cache_mb")
         changed = [
             f"{key} {old.get(key)!r} -> {new.get(key)!r}"

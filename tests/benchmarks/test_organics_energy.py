@@ -15,11 +15,16 @@ pytest.importorskip("rdkit")
 
 from rdkit import Chem
 
+from mlip import MLIPCalculator
+from mlip.configfile import load_config
+from mlip.data.frame import Frame
+from mlip.defaults import DEFAULT_POTENTIAL
 from scf_accel.labels import LabelSettings, compute_labels
 
 FOLDER = str(Path(__file__).resolve().parents[2] / "benchmarks")
 sys.path.insert(0, FOLDER)
 try:
+    import _calibration
     import _organicscalibration
     import organics_energy
     from _dftcalculator import DFTCalculator
@@ -89,12 +94,41 @@ def test_calibration_of_an_honest_and_of_a_boastful_model(tmp_path):
     assert known[columns.index("AUROC")] == "" and strange[columns.index("AUROC")] == "1.00"
     assert known[columns.index("above 95 %")] == "5 %" and strange[columns.index("above 95 %")] == "100 %"
     assert float(known[columns.index("bins")]) < 1.15 and 2.6 < float(strange[columns.index("bins")]) < 3.5
-    assert _organicscalibration.auroc(np.arange(5.0), np.arange(5.0)) == 0.5
+    assert _calibration.auroc(np.arange(5.0), np.arange(5.0)) == 0.5
     _organicscalibration.calibration_plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
 MOLECULES = {"O": [[1.0, 900.0, 3]], "CCO": [[2.0, 10.0, 9], [4.0, 30.0, 9]], "CO": [[9.0, 500.0, 6]], "CCC": [[6.0, 50.0, 11]]}
+
+
+def test_the_config_gives_its_data_without_the_model_that_it_starts_from():
+    config = load_config(organics_energy.CONFIG, organics_energy.DATA_ALONE)
+    assert config.model.init_from is None and config.heads == ("energy",) and config.data.test == 0.1
+
+
+def test_only_rows_of_the_model_are_shown(tmp_path, monkeypatch):
+    weights = MLIPCalculator().fingerprint()
+    about = {"commit": "abc", "model": "m", "atoms": 9, "drift": 0.01, "temperature": 301.0, "whole": True}
+    rows = [{"key": "nve CCO", "weights": weights, **about}, {"key": "nve CCC", "weights": "other", **about}]
+    (tmp_path / "organics_energy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(sys, "argv", ["organics_energy.py", "--table", "--output", str(tmp_path)])
+    organics_energy.main()
+    text = (tmp_path / "organics_energy.md").read_text()
+    assert "| CCO |" in text and "CCC" not in text and "other" not in text
+    monkeypatch.setattr(sys, "argv", ["organics_energy.py", "--table", "--output", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="no row of this model"):
+        organics_energy.main()
+
+
+def test_standard_deviations_of_ions_as_if_they_were_neutral():
+    methyl = molecule("CH3")
+    frames = [
+        Frame(methyl.numbers, methyl.positions, charge=charge, spin=1 - charge, energy=-1078.0, forces=np.zeros((4, 3)))
+        for charge in (0, 1)
+    ]
+    found = _organicscalibration.standard_deviations(DEFAULT_POTENTIAL, frames)
+    assert found["largest"][0] == found["largest"][1] > 0 and found["force"]["rmse"] > 0 and found["energy"]["rmse"] > 0
 
 
 def test_tables_of_rows_that_are_there(tmp_path, capsys):
@@ -111,7 +145,7 @@ def test_tables_of_rows_that_are_there(tmp_path, capsys):
     lines = [json.dumps({**row, "commit": "abc", "model": "m", "weights": "0"}) + "\n" for row in rows]
     (tmp_path / "organics_energy.jsonl").write_text("".join(lines))
     store = organics_energy.Store(tmp_path / "organics_energy.jsonl")
-    organics_energy.write(store, tmp_path)
+    organics_energy.write(store.rows, tmp_path)
     text = (tmp_path / "organics_energy.md").read_text()
     assert "energy MAE 2.0, RMSE 4.0 meV/atom" in text and "| CCO | 9 | +0.0100 | 301 | yes |" in text
     assert "over the 3 frames of 8 atoms and more: 4.0 meV/atom, 30 meV/A" in text and "| CCO | 3 | 20 | 9 |" in text

@@ -7,7 +7,7 @@ import pytest
 
 from mlip.data.e0 import fit_e0, isolated_atom_energies
 from mlip.data.frame import Frame, FrameSubset
-from mlip.data.split import split_frames, split_indices
+from mlip.data.split import split_digest, split_frames, split_indices
 from mlip.errors import DataError
 
 E0 = {1: -13.6, 6: -1030.0, 8: -2040.0}
@@ -56,6 +56,16 @@ def test_a_set_that_grows_keeps_its_split():
     assert len(few ^ (many & old)) <= 6  # only at the border
     assert held_out(names[::-1], 0.1) == many and held_out(names, 0.1, seed=1) != many
     assert many < held_out(names, 0.15) and few < held_out(names, 0.2)
+
+
+def test_the_digest_tells_what_is_held_out():
+    frames = [molecule(1, id=str(k)) for k in range(20)]
+    rest, test = split_frames(frames, 0.2, seed=1)
+    _, valid = split_frames(rest, 0.2, seed=1)
+    digest = split_digest(test, valid)
+    assert digest == split_digest(FrameSubset(frames, test.indices), FrameSubset(frames, rest.indices[valid.indices]))
+    others = split_digest(valid, test), split_digest(test), split_digest(test, FrameSubset(frames, valid.indices[:-1]))
+    assert digest not in others and len({digest, *others}) == 4
 
 
 @pytest.mark.parametrize(("count", "fraction"), [(10, 0.0), (10, 1.0), (1, 0.5)])

@@ -6,16 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ase.build import molecule
 from density_toys import density_values
-from training_toys import write_config
+from safetensors.torch import load_file
+from training_toys import stopped, write_config
 
 from mlip.checkpoint import load_model, read_header
+from mlip.config import TERMS
 from mlip.configfile import load_config
 from mlip.errors import ConfigError
 from mlip.models import ModelConfig
 from mlip.testing import evaluate
+from mlip.training.conductor import Conductor
+from mlip.training.evaluate import Evaluation
+from mlip.training.metrics import ErrorSums
 from mlip.training.run import train
+from mlip.training.schedule import Budget
 
 
 def outcome(folder: Path, auxiliary: bool, joint: bool = True, **model: object):
@@ -49,9 +56,41 @@ def test_results_cut_off_are_written_by_the_same_command(tmp_path):
     assert train(config)["errors"] == results["errors"] and load_model(config.run.dir).density_basis is None
 
 
-def test_it_needs_both_heads(tmp_path):
-    with pytest.raises(ConfigError, match=r"auxiliary is true, and the model has only one head \(density\)"):
-        outcome(tmp_path, True, joint=False)
+def test_interrupted_it_ends_as_uninterrupted(tmp_path, monkeypatch):
+    whole, results = outcome(tmp_path, True)
+    config = load_config(tmp_path / "config.yaml", [f"run.dir={tmp_path / 'again'}"])
+    stopped(config, 5, monkeypatch)
+    assert train(config)["errors"] == results["errors"]
+    one, two = (load_file(Path(each.run.dir) / "model.safetensors") for each in (whole, config))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (["model.energy=false"], r"what is learned is density; give both heads"),
+        (["loss.energy.weight=0", "loss.forces.weight=0"], r"what is learned is density; give both heads"),
+        (["loss.density.weight=0"], r"what is learned is energy and forces; give both heads"),
+        (["training.monitor=density_rmse"], r"monitor is density_rmse, and loss.density.auxiliary takes the density head"),
+    ],
+)
+def test_densities_that_teach_nothing_or_nobody_are_refused(tmp_path, override, message):
+    values = density_values(tmp_path, 2, joint=True)
+    values["loss"] = {"density": {"auxiliary": True}}
+    with pytest.raises(ConfigError, match=message):
+        load_config(write_config(tmp_path, values), override)
+
+
+def test_the_best_weights_are_chosen_without_the_densities(tmp_path):
+    counts = torch.ones(len(TERMS))
+    penalties = torch.tensor([{"energy": 2.0, "density": 100.0}.get(name, 0.0) for name in TERMS])
+    evaluation = Evaluation(ErrorSums([1]), penalties, counts)
+    for auxiliary, expected in ((False, 52.0), (True, 2.0)):
+        values = density_values(tmp_path, 2, joint=True)
+        values["loss"] = {"density": {"weight": 0.5, "kind": "l2", "auxiliary": auxiliary}}
+        config = load_config(write_config(tmp_path, values))
+        conductor = Conductor(config, lambda _: evaluation, Budget(None), tmp_path / "training.ckpt")
+        assert conductor._monitored(evaluation) == pytest.approx(expected)
 
 
 def test_a_config_without_the_density_head():

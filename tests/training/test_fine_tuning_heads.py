@@ -16,6 +16,7 @@ from training_toys import stopped, write_config
 
 from mlip.checkpoint import load_model, read_header, save_model
 from mlip.configfile import load_config
+from mlip.data.frame import Frame
 from mlip.errors import ConfigError
 from mlip.initfrom import with_energy_head, without_heads
 from mlip.models import ModelConfig, build
@@ -23,6 +24,8 @@ from mlip.testing import evaluate_density
 from mlip.training.prepare import new_model, prepare
 from mlip.training.report import describe_data
 from mlip.training.run import train
+
+ELEMENTS = {"H": 1, "C": 6, "O": 8}
 
 
 def values_from_densities(folder: Path, elements=(1, 6, 8), joint: bool = False, paths=None, **training: object) -> dict:
@@ -76,8 +79,34 @@ def test_a_new_element_and_one_that_only_the_source_knows(tmp_path):
     assert "O, which source knows, are in no training frame: their energies mean nothing" in said
 
 
-def test_interrupted_it_ends_as_uninterrupted(tmp_path, monkeypatch):
+@pytest.mark.parametrize("element_data", ["isolated", "given"])
+def test_known_energies_of_atoms_that_only_the_source_knows_stay(tmp_path, element_data):
+    energies = {"H": -13.6, "C": -1030.0, "O": -2040.0}
     values = values_from_densities(tmp_path)
+    frames = [frame for frame in density_frames(24, 0) if 8 not in frame.atomic_numbers]
+    if element_data == "given":
+        values["data"]["e0"] = energies
+    else:
+        frames += [Frame(np.array([number]), np.zeros((1, 3)), energy=energies[symbol]) for symbol, number in ELEMENTS.items()]
+    values["data"] |= {"train": str(write_toys(tmp_path / "methane.h5", frames)), "valid": 0.3, "test": None}
+    model, _, said = begun(values, tmp_path)
+    assert model.e0 == pytest.approx({ELEMENTS[symbol]: energy for symbol, energy in energies.items()})
+    assert "O, which source knows, are in no training frame" in said
+
+
+def test_an_element_without_energies_cannot_be_tested(tmp_path):
+    """The source knows oxygen, but nothing of its energy."""
+    values = values_from_densities(tmp_path)
+    methane = [frame for frame in density_frames(24, 0) if 8 not in frame.atomic_numbers]
+    values["data"] |= {"train": str(write_toys(tmp_path / "methane.h5", methane)), "test": None}
+    with pytest.raises(ConfigError, match=r"data.valid holds O, which no training frame has"):
+        prepare(load_config(write_config(tmp_path, values)))
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_interrupted_it_ends_as_uninterrupted(tmp_path, monkeypatch, pruned):
+    paths = [[(0, 0, 0)], [(0, 0, 0), (1, 1, 0), (0, 1, 1)]] if pruned else None
+    values = values_from_densities(tmp_path, paths=paths)
     whole = load_config(write_config(tmp_path, values))
     errors = train(whole)["errors"]
     again = load_config(write_config(tmp_path, values), [f"run.dir={tmp_path / 'again'}"])
@@ -89,6 +118,7 @@ def test_interrupted_it_ends_as_uninterrupted(tmp_path, monkeypatch):
     header = read_header(whole.run.dir)
     assert header["metadata"]["fine_tuned_from"]["name"] == "source" and header["model"]["density"] is None
     assert header["energy_scale"] != 1.0
+    assert header["model"]["paths"] == (None if paths is None else [[list(path) for path in paths[0]]])
 
 
 def test_fields_of_the_new_head():

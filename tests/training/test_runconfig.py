@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from training_toys import toy_values, write_config
 
 from mlip.configfile import apply_overrides, load_config, parse_config, read_yaml
@@ -116,6 +117,18 @@ def test_a_run_folder_is_entered_by_its_own_config_only(tmp_path):
         folder.enter(config, restart=False)
     assert folder.enter(other, restart=True) is False
     assert not folder.checkpoint.exists() and not folder.results.exists()
+
+
+def test_a_run_of_the_version_before_goes_on(tmp_path):
+    """Keys that its config.yaml could not know stand for what was done then."""
+    config = load_config(write_config(tmp_path, toy_values(tmp_path)))
+    folder = RunFolder(config.run.dir)
+    folder.enter(config, restart=False)
+    folder.checkpoint.touch()
+    written = yaml.safe_load((folder.path / "config.yaml").read_text())
+    del written["loss"]["density"]["auxiliary"]
+    (folder.path / "config.yaml").write_text(yaml.safe_dump(written))
+    assert folder.enter(config, restart=False) is True and folder.checkpoint.exists()
 
 
 def test_overwrite_resumes_an_unfinished_run_of_the_same_config(tmp_path):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from density_toys import density_frames, write_toys
-from training_toys import toy_values, write_config
+from training_toys import stopped, toy_values, write_config
 
+from mlip.checkpoint import read_header
 from mlip.configfile import load_config, parse_config
 from mlip.errors import ConfigError
 from mlip.training.prepare import Prepared, prepare
-from mlip.training.run import train
+from mlip.training.run import _as_begun, train
+from mlip.training.runfolder import RunFolder
 
 
 def split(folder: Path, **data: object) -> Prepared:
@@ -44,6 +47,31 @@ def test_the_test_frames_do_not_depend_on_the_share_for_validation(tmp_path):
     few, many = (places(split(tmp_path, valid=share, test=0.2).tests["test"]) for share in (0.1, 0.5))
     other = places(split(tmp_path, valid=0.1, test=0.2, split_seed=1).tests["test"])
     assert few == many and few != other
+
+
+@pytest.mark.parametrize("by", ["molecule", None])
+def test_a_run_goes_on_with_its_own_split_only(tmp_path, monkeypatch, by):
+    values = toy_values(tmp_path, 2, precision="float64")
+    values["data"] = {"train": str(write_toys(tmp_path / "m.h5", density_frames(12, 0))), "split_by": by, "valid": 0.4}
+    values["loss"] = {"stress": {"weight": 0.0}}
+    config = load_config(write_config(tmp_path, values))
+    content = stopped(config, 2, monkeypatch)
+    data = prepare(config)
+    assert content["split"] == data.split and len(data.split) == 16
+    folder = RunFolder(config.run.dir)
+    assert _as_begun(config, folder, data, content) is data
+    refusal = pytest.raises(ConfigError, match=r"held other frames out of data.train")
+    with refusal:
+        _as_begun(config, folder, data, {**content, "split": "0" * 16})
+    before = {name: value for name, value in content.items() if name != "split"}  # as an earlier version wrote it
+    with refusal if by else nullcontext():
+        _as_begun(config, folder, data, before)
+    assert train(config)["epochs"] == 2
+    assert read_header(config.run.dir)["metadata"]["training_data"]["split"] == data.split
+
+
+def test_no_digest_where_nothing_is_drawn(tmp_path):
+    assert prepare(load_config(write_config(tmp_path, toy_values(tmp_path)))).split == ""
 
 
 def test_its_errors_are_in_the_table(tmp_path):
