@@ -17,8 +17,6 @@ from mlip.data.frame import Frame
 from mlip.data.readers import to_atoms
 from mlip.training.plots import COLOURS, calibration_bins, log_square, save
 
-Columns = tuple[list[str], list[list[str]]]
-
 
 def standard_deviations(model: str, frames: Sequence[Frame]) -> dict[str, Any]:
     """Of energies (meV a frame) and force components (meV/A): root mean squares of errors and standard deviations, Spearman's
@@ -51,7 +49,7 @@ def summary(errors: np.ndarray, deviations: np.ndarray) -> dict[str, Any]:
     }
 
 
-def calibration_table(rows: list[dict[str, Any]]) -> Columns:
+def calibration_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Errors and standard deviations by set; how well the largest ``forces_std`` of a frame tells the set from the first one."""
     columns = [
         "set", "frames", "force RMSE, meV/A", "forces_std", "energy RMSE, meV", "energy_std", "rank", "bins", "AUROC", "above 95 %",

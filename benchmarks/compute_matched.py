@@ -208,7 +208,7 @@ def run_pair(name: str, pair: tuple[str, str], arguments: argparse.Namespace, st
 
 
 def run_alone(name: str, preset: str, minutes: float, store: Store) -> None:
-    """Train a preset of ours with nothing of ours beside it, evaluate it."""
+    """Train a preset of ours with no other contestant beside it, evaluate it."""
     folder, begin = RUNS / name / f"ours-{preset}-{minutes:g}min", datetime.now()
     if start(our_command(name, preset, folder, minutes), folder.with_suffix(".log")).wait():
         raise SystemExit(f"the training failed; its log: {folder.with_suffix('.log')}")

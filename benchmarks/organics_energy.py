@@ -1,4 +1,4 @@
-"""What the shipped potential organics-energy shows on molecules that its training never saw; DFT by our own PySCF.
+"""What the shipped potential organics-energy shows on molecules that it was not trained on; DFT by our own PySCF.
 
     python benchmarks/organics_energy.py                        # all parts; an hour or two on two cores
     python benchmarks/organics_energy.py --parts relax --count 5
@@ -52,6 +52,7 @@ from mlip.files import atomic_path, atomic_write_text
 from mlip.training.prepare import prepare
 from mlip.training.report import evaluate_frames
 from scf_accel.labels import LabelSettings, compute_labels
+from scf_accel.stretching import two_sides
 from scf_accel.structures import structure_from_smiles
 
 HERE = Path(__file__).resolve().parent
@@ -220,7 +221,7 @@ def torsion(model: str, smiles: str) -> dict[str, Any]:
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     dihedral = list(mol.GetSubstructMatch(Chem.MolFromSmarts(FRAGMENTS[smiles])))
     atoms, _ = relaxed(model, smiles)
-    side = beyond(mol, dihedral[1], dihedral[2])
+    side = next(part for part in two_sides(mol, mol.GetBondBetweenAtoms(*dihedral[1:3])) if dihedral[2] in part)
     ours, theirs, unfinished = [], [], 0
     for angle in ANGLES:
         turned = atoms.copy()
@@ -239,22 +240,13 @@ def torsion(model: str, smiles: str) -> dict[str, Any]:
     }
 
 
-def beyond(mol: Any, near: int, far: int) -> list[int]:
-    """Atoms on the far side of a bond."""
-    seen, new = {near, far}, [far]
-    while new:
-        new = [n.GetIdx() for atom in new for n in mol.GetAtomWithIdx(atom).GetNeighbors() if n.GetIdx() not in seen]
-        seen |= set(new)
-    return sorted(seen - {near})
-
-
 def write(measured: list[dict[str, Any]], folder: Path) -> None:
     """``organics_energy.md`` and the plots, of one model's rows."""
     if not measured:
         raise SystemExit("no row of this model yet; leave out --table")
     rows = {key: [row for row in measured if row["key"].split()[0] == key] for key in PARTS}
     models = ", ".join(sorted({f"{row['model']} ({row['weights']})" for row in measured}))
-    parts = [header(f"{models} on molecules never seen", ("torch", "numpy", "ase", "pyscf"))]
+    parts = [header(f"{models} on molecules that it was not trained on", ("torch", "numpy", "ase", "pyscf"))]
     commits = sorted({row["commit"] for row in measured})
     parts.append(f"- measured with commit: {', '.join(commits)}\n")
     for row in rows["errors"]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from mlip.config import ModelSection, RunConfig, merge
 from mlip.errors import ConfigError
 from mlip.initfrom import adopt
+from mlip.settling import settled
 
 _BRIEF = reprlib.Repr()  # a few lines of YAML with aliases can stand for gigabytes
 _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlist, _BRIEF.maxlevel = 200, 200, 4, 2
@@ -101,7 +102,7 @@ def parse_config(values: dict[str, Any], folders: Sequence[Path] | None = None) 
         # what the fields have to say together, those of model.init_from may settle
         if config.model.init_from is None or any(problem["loc"] for problem in error.errors()):
             raise ConfigError(describe(error, ModelConfig, prefix=("model",), also=ModelSection.model_fields)) from None
-    return adopt(config, folders or [Path.cwd()]).settled()
+    return settled(adopt(config, folders or [Path.cwd()]))
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

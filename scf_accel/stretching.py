@@ -12,22 +12,13 @@ if TYPE_CHECKING:
     from rdkit import Chem
 
 
-def two_sides(molecule: Chem.Mol, bond: Chem.Bond) -> tuple[list[int], list[int]] | None:
-    """Atoms on the begin and on the end side of a bond; ``None`` where a ring holds them together."""
-    begin, end = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-    side, waiting = {begin}, [begin]
-    while waiting:
-        here = waiting.pop()
-        for neighbour in molecule.GetAtomWithIdx(here).GetNeighbors():
-            there = neighbour.GetIdx()
-            if {here, there} == {begin, end}:
-                continue
-            if there == end:
-                return None
-            if there not in side:
-                side.add(there)
-                waiting.append(there)
-    return sorted(side), [index for index in range(molecule.GetNumAtoms()) if index not in side]
+def two_sides(molecule: Chem.Mol, bond: Chem.Bond) -> tuple[list[int], list[int]]:
+    """Atoms on the begin side of a bond that is in no ring, and all others."""
+    from rdkit import Chem
+
+    parts = Chem.GetMolFrags(Chem.FragmentOnBonds(molecule, [bond.GetIdx()], addDummies=False))
+    near = next(sorted(part) for part in parts if bond.GetBeginAtomIdx() in part)
+    return near, [index for index in range(molecule.GetNumAtoms()) if index not in near]
 
 
 def stretched(
@@ -41,10 +32,11 @@ def stretched(
     Raises:
         StructureError: every bond is in a ring, or there is none.
     """
-    bonds = [(bond, sides) for bond in molecule.GetBonds() if (sides := two_sides(molecule, bond)) is not None]
+    bonds = [bond for bond in molecule.GetBonds() if not bond.IsInRing()]
     if not bonds:
         raise StructureError("no bond outside a ring to stretch")
-    bond, (near, far) = bonds[int(rng.integers(len(bonds)))]
+    bond = bonds[int(rng.integers(len(bonds)))]
+    near, far = two_sides(molecule, bond)
     begin, end = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
     pull = (factor - 1.0) * (positions[end] - positions[begin])
     out = np.array(positions, dtype=float)

@@ -139,7 +139,6 @@ class ModelConfig(BaseModel):
                 raise ValueError(f"{name} has {len(values)} entries; one is needed for each of {self.num_layers} layers{head}")
         return self
 
-
     def without_density(self) -> ModelConfig:
         """The same without the density head, and without what ``gate`` and ``paths`` say about it."""
         if self.density is None:

@@ -102,7 +102,7 @@ def _in_short(theory: object) -> str:
 
 def begin(
     config: RunConfig, source: Source, train: Sequence[Frame], elements: Sequence[int], atoms: dict[int, float],
-    density: DensityReference | None, force_rms: float = 1.0,
+    density: DensityReference | None, force_rms: float,
 ) -> Start:  # fmt: skip
     """The source's network, grown by the new ones of ``elements``, with its energies brought to those of ``train``.
 

@@ -105,7 +105,7 @@ def _as_begun(config: RunConfig, folder: RunFolder, data: Prepared, content: dic
         raise ConfigError(
             f"data.train has changed since the run in {folder.path} began; use --restart, or --set run.dir=ANOTHER"
         )
-    before = "" if data.split and config.data.split_by else data.split  # of runs that did not note it: by groups it was another
+    before = "" if config.data.split_by else data.split  # of runs that did not note it: by groups it was another
     if content.get("split", before) != data.split:
         raise ConfigError(
             f"the run in {folder.path} began with an earlier version, which held other frames out of data.train (data.split_by): "

@@ -60,12 +60,6 @@ def test_what_is_whole():
     assert not organics_energy.is_whole(first, met)
 
 
-def test_the_side_that_is_turned():
-    mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
-    assert organics_energy.beyond(mol, 0, 1) == [1, 2, 6, 7, 8]
-    assert organics_energy.beyond(mol, 1, 0) == [0, 3, 4, 5]
-
-
 @pytest.mark.parametrize("smiles", organics_energy.FRAGMENTS)
 def test_fragments_have_their_dihedral_and_are_in_no_list(smiles):
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))

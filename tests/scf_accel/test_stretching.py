@@ -39,6 +39,11 @@ def test_one_bond_is_longer_and_both_sides_are_rigid(tmp_path, smiles, factor):
             np.testing.assert_allclose(*((x[side] - x[side[0]]) for x in (moved, positions)), atol=1e-12)  # not turned either
 
 
+def test_the_two_sides_of_a_bond(tmp_path):
+    molecule, _ = geometry(tmp_path, "CCO")
+    assert two_sides(molecule, molecule.GetBondBetweenAtoms(0, 1)) == ([0, 3, 4, 5], [1, 2, 6, 7, 8])
+
+
 def test_every_bond_outside_rings_gets_its_turn(tmp_path):
     molecule, positions = geometry(tmp_path, "CCO")
     found = {stretched(molecule, positions, 1.2, np.random.default_rng(seed))[1] for seed in range(200)}
