@@ -268,7 +268,7 @@ def write(measured: list[dict[str, Any]], folder: Path) -> None:
     if rows["nve"]:
         columns = ["molecule", "atoms", "drift, meV/atom/ps", "mean T, K", "whole"]
         cells = [
-            [row["key"][4:], f"{row['atoms']}", f"{row['drift']:+.4f}", f"{row['temperature']:.0f}", yes(row["whole"])]
+            [f"`{row['key'][4:]}`", f"{row['atoms']}", f"{row['drift']:+.4f}", f"{row['temperature']:.0f}", yes(row["whole"])]
             for row in rows["nve"]
         ]
         parts += [f"### NVE, {PICOSECONDS:g} ps\n", table(columns, cells)]
@@ -286,7 +286,7 @@ def by_molecule(each: dict[str, list[list[float]]]) -> str:
     energy, force = np.median(large[:, 0]), np.median(large[:, 1])
     means = {name: np.mean(frames, axis=0) for name, frames in each.items()}
     names = sorted(means, key=lambda name: -means[name][1])
-    cells = [[name, *(f"{number:.0f}" for number in means[name])] for name in names]
+    cells = [[f"`{name}`", *(f"{number:.0f}" for number in means[name])] for name in names]
     text = f"Medians over the {len(large)} frames of {LEAST} atoms and more: {energy:.1f} meV/atom, {force:.0f} meV/A.\n\n"
     return text + table(["molecule", "energy MAE, meV/atom", "force MAE, meV/A", "atoms"], cells)
 
@@ -296,7 +296,7 @@ def relaxation_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[s
     columns = ["molecule", "atoms", "steps", "converged", "DFT steps from there", "RMSD, A", "largest shift, A"]
     cells = [
         [
-            row["key"][6:],
+            f"`{row['key'][6:]}`",
             f"{row['atoms']}",
             f"{row['steps']}",
             yes(row["converged"]),
@@ -325,7 +325,7 @@ def torsion_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]
         ours, theirs = np.array(row["model_meV"]), np.array(row["dft_meV"])
         off = np.abs(ours - theirs)
         numbers = (theirs.max(), ours.max(), off.mean(), off.max(), row["unfinished"])
-        cells.append([row["key"][8:], *(f"{number:.0f}" for number in numbers)])
+        cells.append([f"`{row['key'][8:]}`", *(f"{number:.0f}" for number in numbers)])
     return columns, cells
 
 

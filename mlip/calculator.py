@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.data import chemical_symbols
 
+from mlip.data.frame import electrons_fit
 from mlip.data.skin import Edges, SkinNeighborList
 from mlip.defaults import DEFAULT_POTENTIAL
 from mlip.device import usable_device
@@ -34,7 +35,8 @@ class MLIPCalculator(Calculator):
 
     The total charge is ``atoms.info["charge"]`` or else the rounded sum of the initial charges; the number of unpaired
     electrons is ``atoms.info["spin"]``. A value that the model was not made for (its metadata lists ``charges`` and
-    ``spins``; by default 0 alone) is an error. Initial magnetic moments are not read.
+    ``spins``; by default 0 alone) is an error, and so is a molecule whose number of electrons these do not fit, where those of the
+    training set fitted (``spins_fit``; single atoms may do as they like). Initial magnetic moments are not read.
 
     Everything comes from one forward and one backward pass, whichever property is asked for first; the stress costs
     next to nothing beside the forces.
@@ -281,6 +283,12 @@ class MLIPCalculator(Calculator):
                     f"the structure has total {what} {value}, and the model was made for {what} "
                     f'{", ".join(str(a) for a in allowed)}; set atoms.info["{what}"], or use another model'
                 )
+        if metadata.get("spins_fit") and len(atoms) > 1 and not atoms.pbc.any() and not electrons_fit(atoms.numbers, *found):
+            electrons = int(atoms.numbers.sum()) - found[0]
+            raise StructureError(
+                f"the structure has {electrons} electrons, and {found[1]} of them unpaired cannot be: a radical or an ion, or an "
+                'atom too few or too many; correct it, or set atoms.info["charge"] and atoms.info["spin"]'
+            )
         return found
 
     # -- tensors to results -------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def train(
 
     Example: mlip train configs/organics-small.yaml --set training.max_minutes=10 --set run.dir=runs/longer
 
-    mlip train configs/fine-tune.yaml --from runs/organics-small
+    mlip train my.yaml --from organics-energy
     """
     from mlip.training.commands import train_command
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EROFS, errno.EPERM)
-INTERRUPTED = "what was written stays; `mlip md` goes on with --resume, `mlip train` and `scf-accel label` by the same command"
+from mlip.errors import FORBIDDEN, FULL
+
+STAYS = "what was written stays"
+GOES_ON = {"md": "--resume goes on from there", "train": "the same command goes on from there", "label": "the same command goes on"}
 
 
 def write_trace(program: str, folder: str | Path | None = None) -> Path | None:
@@ -46,17 +47,29 @@ def of_the_disk(error: BaseException | None) -> str | None:
     """
     while error is not None:
         number, text = getattr(error, "errno", None), str(error)
-        words = {code: os.strerror(code) for code in (*_FULL, *_FORBIDDEN)}
+        words = {code: os.strerror(code) for code in (*FULL, *FORBIDDEN)}
         found = next((code for code, name in words.items() if number == code or f"errno = {code}," in text or name in text), None)
         if found is None and isinstance(error, RuntimeError) and "PytorchStreamWriter" in text:
             found = errno.ENOSPC
         if found is not None:
             name = getattr(error, "filename", None)
             where = f"{name}: " if name else ""
-            advice = "free some space" if found in _FULL else "choose files that you may read and a folder that you may write to"
-            return f"{where}{words[found].lower()}; {advice} and run the same command again; what was written before stays"
+            advice = "free some space" if found in FULL else "choose files that you may read and a folder that you may write to"
+            again = " with --resume" if _command() == "md" and found in FULL else ""
+            return f"{where}{words[found].lower()}; {advice} and run the same command again{again}; what was written before stays"
         error = error.__cause__ or error.__context__
     return None
+
+
+def _command() -> str:
+    """The command that this process was started for: ``train``, ``md``, ..."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+
+
+def interrupted(program: str) -> str:
+    """What to say after Ctrl-C."""
+    more = GOES_ON.get(_command())
+    return f"{program}: interrupted; {STAYS}" + (f", {more}" if more else "")
 
 
 def run_guarded(program: str, main: Callable[[], object]) -> None:
@@ -69,12 +82,12 @@ def run_guarded(program: str, main: Callable[[], object]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print(f"{program}: interrupted; {INTERRUPTED}", file=sys.stderr)
+        print(interrupted(program), file=sys.stderr)
         sys.exit(130)
     except SystemExit as stop:
         # typer turns Ctrl-C into Exit(130) from KeyboardInterrupt; a command that handled Ctrl-C itself has said its own line
         if isinstance(getattr(stop.__context__, "__cause__", None), KeyboardInterrupt):
-            print(f"{program}: interrupted; {INTERRUPTED}", file=sys.stderr)
+            print(interrupted(program), file=sys.stderr)
         raise
     except Exception as error:
         from mlip.errors import UserError

@@ -6,9 +6,15 @@ line, writes the full trace to a log file and exits non-zero; library users get 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of the operating system: there is no room to write."""
+FORBIDDEN = (errno.EACCES, errno.EROFS, errno.EPERM)
+"""Of the operating system: one may not write there."""
 
 
 class UserError(Exception):

@@ -2,6 +2,7 @@
 
     python datasets/organics/make_smiles.py FOLDER_WITH_SMI_FILES > datasets/organics/molecules.smi
     python datasets/organics/make_smiles.py FOLDER_WITH_SMI_FILES --wide > datasets/organics/molecules-wide.smi
+    python datasets/organics/make_smiles.py FOLDER_WITH_SMI_FILES --many > datasets/organics/molecules-many.smi
 
 The pick takes distinct neutral closed-shell molecules of H C N O F S P Cl from QM9, QM7 and ESOL lists, with a quota
 for each number of atoms (most have 5 to 13, a few up to 20). Half of them are changed by one seeded substitution
@@ -9,12 +10,18 @@ for each number of atoms (most have 5 to 13, a few up to 20). Half of them are c
 
 The wide list is for variety: one more pick of the same kind, and fragments of approved drugs (cut as BRICS does, Degen
 et al., ChemMedChem 3, 1503 (2008), open ends closed with H), without what is in the first list or in a list of benchmarks/.
+
+The list of many is for pretraining on cheap labels (make_xtb.py): both lists, changed small molecules of the first, fragments of
+drugs and of ZINC, and QM9, QM7 and ESOL again. Nothing that organics-energy is validated or tested on is in it: a split by
+molecule holds out the lowest hashes (mlip.data.split), so the lowest fifth of both lists is left out, stereoisomers included.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 
 from rdkit import Chem, rdBase
@@ -25,7 +32,10 @@ ALLOWED = {1, 6, 7, 8, 9, 15, 16, 17}
 SIZES = {5: 6, 6: 14, 7: 24, 8: 34, 9: 40, 10: 44, 11: 44, 12: 40, 13: 34, 14: 20, 15: 16, 16: 12, 17: 8, 18: 6}
 QUOTA = {**SIZES, 19: 4, 20: 4}
 WIDE_SIZES = {8: 40, 9: 60, 10: 80, 11: 100, 12: 120, 13: 130, 14: 140, 15: 140, 16: 140, 17: 130, 18: 120, 19: 100, 20: 100}
+MANY_SIZES = {size: 100 * min(size - 4, 9, 30 - size) for size in range(5, 21)} | {2: 50, 3: 50, 4: 80}
+HELD_OUT = 0.2  # more than configs/organics-energy.yaml holds out
 DRUGS = ("sider_drugs.smi", "clintox_drugs.smi", "sweetfda_approved.smi")
+ZINC = ("zinc250k_test.smi", "zinc250k_valid.smi")
 HERE = Path(__file__).resolve().parent
 ATOMS = ["[H]", "[C]", "[N]", "[O]", "[F]", "[P]", "[S]", "[Cl]"]
 OWN = """
@@ -83,10 +93,10 @@ def substitute(molecule: Chem.Mol, rng: random.Random) -> Chem.Mol | None:
     return Chem.MolFromSmiles(Chem.MolToSmiles(Chem.RemoveHs(changed)))
 
 
-def fragments(folder: Path) -> list[str]:
-    """Distinct SMILES of drug fragments, sorted."""
+def fragments(folder: Path, names: tuple[str, ...] = DRUGS) -> list[str]:
+    """Distinct SMILES of the fragments of the molecules in these files, sorted."""
     found = set()
-    for name in DRUGS:
+    for name in names:
         for line in (folder / name).read_text().splitlines():
             molecule = Chem.MolFromSmiles(line.split()[0]) if line.strip() and line[0] != "#" else None
             if molecule is None:
@@ -104,16 +114,57 @@ def fragments(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def smiles_of(path: Path) -> list[str]:
+    """The SMILES of a list."""
+    return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip() and line[0] != "#"]
+
+
+def atoms_of(smiles: str) -> int:
+    """How many atoms it has, hydrogen included."""
+    return Chem.AddHs(Chem.MolFromSmiles(smiles)).GetNumAtoms()
+
+
+def flat(smiles: str) -> str:
+    """Canonical SMILES without stereochemistry."""
+    molecule = Chem.MolFromSmiles(smiles)
+    Chem.RemoveStereochemistry(molecule)
+    return Chem.MolToSmiles(molecule)
+
+
+def in_benchmarks() -> set[str]:
+    """Canonical SMILES, without stereochemistry, of all lists in benchmarks/."""
+    return {flat(s) for path in sorted((HERE.parents[1] / "benchmarks").glob("*.smi")) for s in smiles_of(path)}
+
+
 def known_elsewhere() -> set[str]:
     """Canonical SMILES, without stereochemistry, of the first list and of all lists in benchmarks/."""
-    known = set()
-    for path in [HERE / "molecules.smi", *sorted((HERE.parents[1] / "benchmarks").glob("*.smi"))]:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            molecule = Chem.MolFromSmiles(line.split()[0]) if line.strip() and line[0] != "#" else None
-            if molecule is not None:
-                Chem.RemoveStereochemistry(molecule)
-                known.add(Chem.MolToSmiles(molecule))
-    return known
+    return in_benchmarks() | {flat(s) for s in smiles_of(HERE / "molecules.smi")}
+
+
+def held_out(smiles: str) -> bool:
+    """Whether a split by molecule with seed 0 may hold it out: its hash is in the lowest ``HELD_OUT`` (mlip.data.split)."""
+    return int(hashlib.sha256(f"0 {smiles}".encode()).hexdigest()[:8], 16) < HELD_OUT * 16**8
+
+
+def pick_many(folder: Path) -> list[str]:
+    """What may be learned from of both lists, then changed small molecules, fragments and public ones, to fill ``MANY_SIZES``."""
+    rng = random.Random(SEED + 2)
+    lists = smiles_of(HERE / "molecules.smi")[len(ATOMS) :] + smiles_of(HERE / "molecules-wide.smi")
+    forbidden = in_benchmarks() | {flat(s) for s in lists if held_out(s)}
+    found = [s for s in lists if flat(s) not in forbidden]
+
+    def add(lines: list[str], share: float, change: float, largest: int = 20) -> None:
+        have = Counter(atoms_of(s) for s in found)
+        room = {n: int(share * (count - have[n])) for n, count in MANY_SIZES.items() if n <= largest}
+        found.extend(s for s in fill(lines, room, set(found), rng, change, most=3) if flat(s) not in forbidden)
+
+    pieces = fragments(folder, (*DRUGS, *ZINC))
+    rng.shuffle(pieces)
+    add(OWN.split() * 300, 1.0, 1.0, largest=8)
+    add(pieces, 0.5, 0.0)
+    add(public(folder, rng) * 3, 1.0, 0.75)
+    rng.shuffle(found)
+    return found
 
 
 def pick_wide(folder: Path) -> list[str]:
@@ -125,7 +176,7 @@ def pick_wide(folder: Path) -> list[str]:
     first = fill(pieces, half, known, rng, 0.0)
     rest = dict(WIDE_SIZES)
     for smiles in first:
-        rest[Chem.AddHs(Chem.MolFromSmiles(smiles)).GetNumAtoms()] -= 1
+        rest[atoms_of(smiles)] -= 1
     picked = first + fill(public(folder, rng), rest, known | set(first), rng, 0.5)
     rng.shuffle(picked)
     return picked
@@ -147,14 +198,17 @@ def public(folder: Path, rng: random.Random) -> list[str]:
     return lines
 
 
-def fill(lines: list[str], quota: dict[int, int], taken: set[str], rng: random.Random, change: float) -> list[str]:
-    """Distinct usable molecules of ``lines`` up to ``quota`` of each size, a share ``change`` of them substituted once."""
+def fill(
+    lines: list[str], quota: dict[int, int], taken: set[str], rng: random.Random, change: float, most: int = 1
+) -> list[str]:
+    """Distinct usable molecules of ``lines`` up to ``quota`` of each size, a share ``change`` substituted up to ``most`` times."""
     room = dict(quota)
     found: dict[str, None] = {}
     for line in lines:
         molecule = Chem.MolFromSmiles(line)
         if molecule is not None and rng.random() < change:
-            molecule = substitute(Chem.AddHs(molecule), rng)
+            for _ in range(1 if most == 1 else rng.randint(1, most)):
+                molecule = molecule and substitute(Chem.AddHs(molecule), rng)
         if molecule is None or not neutral_closed_shell(molecule):
             continue
         smiles, size = Chem.MolToSmiles(molecule), Chem.AddHs(molecule).GetNumAtoms()
@@ -169,6 +223,10 @@ def main() -> None:
         if sys.argv[2:] == ["--wide"]:
             print(f"# made by make_smiles.py --wide, seed {SEED + 1}: drug fragments, and a pick from QM9, QM7 and ESOL SMILES")
             print("\n".join(pick_wide(Path(sys.argv[1]))))
+            return
+        if sys.argv[2:] == ["--many"]:
+            print(f"# made by make_smiles.py --many, seed {SEED + 2}: both lists without what may be held out, and many more")
+            print("\n".join(pick_many(Path(sys.argv[1]))))
             return
         picked = pick(Path(sys.argv[1]))
         print(f"# made by make_smiles.py, seed {SEED}: atoms, our own list, a pick from QM9, QM7 and ESOL SMILES")

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
+from mlip.data.allelectron import of_atoms, units_refused
 from mlip.data.consistency import Finding, PairSample, check_consistency
 from mlip.data.e0 import CompositionSums
-from mlip.data.frame import FARTHEST, Frame, wrong_coordinates
+from mlip.data.frame import FARTHEST, Frame, electrons_fit, wrong_coordinates
 from mlip.data.geometry import DistanceSurvey
 from mlip.errors import DataError
 
@@ -118,7 +119,7 @@ class _Audit:
         self.labels = {label: LabelCount() for label in LABELS}
         self.elements: Counter[int] = Counter()
         self.compositions = CompositionSums()
-        self.energies, self.places, self.bounds = array("d"), array("q"), array("d")
+        self.energies, self.places, self.bounds, self.atomic = array("d"), array("q"), array("d"), array("d")
         self.max_force, self.rms_force, self.net_force, self.max_stress = (array("d") for _ in range(4))
         self.hashes = array("q")
         self.hash_energies = array("d")
@@ -141,7 +142,7 @@ class _Audit:
             return  # nothing can be measured on it
         self.hashes.append(structure_hash(frame))
         self.hash_energies.append(np.nan if frame.energy is None else frame.energy)
-        if (frame.charge or frame.spin) and (int(np.sum(frame.atomic_numbers)) - frame.charge - frame.spin) % 2:
+        if (frame.charge or frame.spin) and not electrons_fit(frame.atomic_numbers, frame.charge, frame.spin):
             self.odd_spin += 1
         usable = {label: self._count(frame, label, name) for label in LABELS}
         if usable["energy"] and frame.energy is not None:
@@ -149,6 +150,7 @@ class _Audit:
             self.energies.append(frame.energy)
             self.places.append(-1 if place is None else place)
             self.bounds.append(_energy_bound(frame))
+            self.atomic.append(of_atoms(frame.atomic_numbers))
         if usable["forces"] and frame.forces is not None:
             self.max_force.append(float(np.linalg.norm(frame.forces, axis=1).max()))
             self.rms_force.append(float(np.sqrt((frame.forces**2).mean())))
@@ -190,6 +192,8 @@ class _Audit:
         impossible = [f"{finding.label}: {finding.text}" for finding in report.findings if not finding.passed]
         length = self.distances.refusal()
         impossible += [length] if length else []
+        unit = units_refused(self.energies, self.atomic)
+        impossible += [unit] if unit else []
         if physics:
             report.refusals += impossible
         else:

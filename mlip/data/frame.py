@@ -55,6 +55,12 @@ class Frame:
         return float(abs(np.linalg.det(self.cell)))
 
 
+def electrons_fit(numbers: np.ndarray, charge: int, spin: int) -> bool:
+    """Whether so many electrons can have ``spin`` unpaired ones."""
+    electrons = int(np.sum(numbers)) - charge
+    return electrons >= spin and (electrons - spin) % 2 == 0
+
+
 class FrameSequence(Sequence[Frame]):
     """Frames that are read one by one; a slice is a :class:`FrameSubset`."""
 

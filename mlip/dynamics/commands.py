@@ -5,6 +5,8 @@ torch is loaded only once the input is read, so that a mistyped file name is ans
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from mlip.dynamics.output import FrameWriter, check_frame_suffix, refuse_existin
 from mlip.dynamics.relax import RelaxResult, relax
 from mlip.dynamics.settings import MDSettings
 from mlip.errors import ConfigError, StructureError
+from mlip.files import check_writable
 
 
 def read_structures(path: Path) -> list[Atoms]:
@@ -68,25 +71,27 @@ def relax_file(
     if extra and len(frames) > 1:
         raise ConfigError(f"{path} has {len(frames)} frames; --trajectory and --log follow one, leave them out")
     if not overwrite:
-        refuse_existing([out, *extra.values()], False, "replace with --overwrite, or choose another --out")
+        refuse_existing([out, *extra.values()], "replace with --overwrite, or choose another --out")
+    for file in (out, *extra.values()):
+        check_writable(file)
     calculator = _load(model, device, dtype)
-    refuse_existing([out, *extra.values()], overwrite, "replace with --overwrite, or choose another --out")
     results: list[RelaxResult] = []
-    writer = FrameWriter(out)
-    try:
-        with _progress(console) as progress:
-            task = progress.add_task(f"relax {path.name}", total=len(frames), note="")
-            for atoms in frames:
+    with _progress(console) as progress, ExitStack() as open_files:
+        task = progress.add_task(f"relax {path.name}", total=len(frames), note="")
+        writer: FrameWriter | None = None
+        for atoms in frames:
 
-                def show(step: int, energy: float, largest: float) -> None:
-                    progress.update(task, note=f"step {step}, {energy:.4f} eV, fmax {largest:.4f} eV/A")
+            def show(step: int, energy: float, largest: float) -> None:
+                progress.start()
+                progress.update(task, note=f"step {step}, {energy:.4f} eV, fmax {largest:.4f} eV/A")
 
-                result = relax(atoms, calculator, report=show, **settings, **extra)
-                results.append(result)
-                writer.write(snapshot(result.atoms))
-                progress.advance(task)
-    finally:
-        writer.close()
+            result = relax(atoms, calculator, report=show, **settings, **extra)
+            results.append(result)
+            if writer is None:  # only now: a run that comes to nothing replaces nothing
+                writer = FrameWriter(out)
+                open_files.callback(writer.close)
+            writer.write(snapshot(result.atoms))
+            progress.advance(task)
     console.print(_relax_table(results))
     converged = all(result.converged for result in results)
     if not converged:
@@ -122,6 +127,7 @@ def md_file(
         task = progress.add_task(f"{settings.ensemble} {path.name}", total=settings.steps, note="")
 
         def show(step: int, temperature: float, energy: float) -> None:
+            progress.start()
             progress.update(task, completed=step, note=f"{temperature:.0f} K, {energy:.3f} eV")
 
         summary = run_md(frames[index], calculator, settings, out, resume=resume, overwrite=overwrite, report=show)
@@ -142,11 +148,17 @@ def _load(model: str, device: str, dtype: str | None, uncertainty: bool = False)
     return MLIPCalculator(model, device=device, dtype=dtype, uncertainty=uncertainty)
 
 
-def _progress(console: Console) -> Progress:
-    """A bar with a note, the share done, time spent and time left."""
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    """A bar with a note, the share done, time spent and time left; it is not seen before it is started."""
     times = (TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     texts = (TextColumn("{task.description}", markup=False), TextColumn("{task.fields[note]}"))
-    return Progress(texts[0], BarColumn(), *times, texts[1], console=console, refresh_per_second=4)
+    progress = Progress(texts[0], BarColumn(), *times, texts[1], console=console, refresh_per_second=4)
+    try:
+        yield progress
+    finally:
+        if progress.live.is_started:
+            progress.stop()
 
 
 def _relax_table(results: list[RelaxResult]) -> Table:

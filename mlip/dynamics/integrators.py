@@ -140,7 +140,8 @@ def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) 
             spin = np.linalg.pinv(_inertia(atoms), rcond=1e-8) @ np.cross(arms, momenta).sum(axis=0)
             momenta = momenta - masses * np.cross(spin, arms)
     atoms.set_momenta(momenta)
-    found = temperature_of(atoms, degrees_of_freedom("verlet", atoms))
+    freedom = degrees_of_freedom("verlet", atoms)
+    found = temperature_of(atoms, freedom) if freedom > 0 else 0.0
     if found > 0:
         atoms.set_momenta(atoms.get_momenta() * np.sqrt(temperature / found))
 

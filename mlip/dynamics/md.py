@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from mlip.dynamics.output import (
 )
 from mlip.dynamics.settings import MDSettings
 from mlip.errors import ConfigError, StructureError, fitting
+from mlip.files import check_writable, locked
 
 _STD_COLUMN = "forces_std_max_eV_A"
 # What --resume may change: how long to go on, and when to give up.
@@ -107,15 +109,20 @@ def run_md(
     if settings.ensemble == "npt" and not atoms.pbc.all():
         raise StructureError(f"npt needs a cell that is periodic in three directions; found pbc = {atoms.pbc.tolist()}")
     if resume and not files.state.exists():
-        refuse_existing(files, False, "but there is no state to resume from; use --overwrite to start anew")
+        refuse_existing(files, "but there is no state to resume from; use --overwrite to start anew")
         resume = False
-    if not resume:
-        refuse_existing(files, overwrite, "go on with --resume, or replace it with --overwrite")
-    run = _Run(atoms, calculator, settings, files, resume)
-    try:
+    if not resume and not overwrite:
+        refuse_existing(files, "go on with --resume, or replace it with --overwrite")
+    with ExitStack() as held:
+        if resume:
+            held.enter_context(locked(files.log))
+        run = _Run(atoms, calculator, settings, files, resume)
+        if not resume:  # only now: what could not even be started has replaced nothing
+            check_writable(files.log)
+            held.enter_context(locked(files.log))
+        run.open()
+        held.callback(run.close)
         run.go(report)
-    finally:
-        run.close()
     return run.summary()
 
 
@@ -141,7 +148,10 @@ class _Files(tuple[Path, ...]):
 
 
 class _Run:
-    """One session of a run: the integrator and its open files."""
+    """One session of a run: the integrator and, once they are opened, its files."""
+
+    frames: FrameWriter
+    log: CsvLog
 
     def __init__(self, atoms: Atoms, calculator: Any, settings: MDSettings, files: _Files, resume: bool) -> None:
         self.atoms, self.settings, self.files = atoms, settings, files
@@ -179,12 +189,20 @@ class _Run:
             with fitting(files.state, SimulationError, "--overwrite"):
                 restore_integrator(self.dynamics, arrays)
         if settings.stop_above is not None:
-            self._largest_std()  # before any output, should there be none
+            self._largest_std()  # should there be none
+        if not resume:
+            atoms.get_forces()  # a structure that cannot be evaluated says so before anything is written
         self.started, self.first_step = time.perf_counter(), self.step
         self.wall = 0.0
         self.frames_mark, self.log_mark = meta.get("frames"), meta.get("log")
         self.nothing_written = self.frames_mark is None
-        if not resume:
+
+    def open(self) -> None:
+        """Open the files, or replace those of another run."""
+        settings, files = self.settings, self.files
+        if self.resumed_from is None:
+            for file in (files.trajectory, files.state):
+                file.unlink(missing_ok=True)
             self._write_state()  # before any output: whenever the run is killed there is a state to go on from
         columns = ["step", "time_ps", "epot_eV", "ekin_eV", "etot_eV", "conserved_eV", "temperature_K"]
         columns += ["pressure_GPa", "volume_A3"] if self.with_stress else []

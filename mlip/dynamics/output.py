@@ -14,7 +14,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mlip.errors import ConfigError, UserError
+from mlip.errors import FORBIDDEN, FULL, ConfigError, UserError
 from mlip.files import atomic_path
 
 _STATE_FORMAT = 1
@@ -32,13 +32,11 @@ def check_frame_suffix(path: Path) -> None:
         raise ConfigError(f"{path} has the suffix {path.suffix!r}; frames are written to one of {allowed}")
 
 
-def refuse_existing(paths: Iterable[Path], overwrite: bool, hint: str) -> None:
-    """Raise :class:`SimulationError` if an output exists; with ``overwrite`` remove it instead."""
+def refuse_existing(paths: Iterable[Path], hint: str) -> None:
+    """Raise :class:`SimulationError` if an output exists."""
     existing = [path for path in paths if path.exists()]
-    if existing and not overwrite:
+    if existing:
         raise SimulationError(f"{', '.join(map(str, existing))} exists already; {hint}")
-    for path in existing:
-        path.unlink()
 
 
 def snapshot(atoms: Atoms, **info: float | int) -> Atoms:
@@ -214,5 +212,7 @@ def _cut_trajectory(path: Path, frames: int) -> None:
                         writer.write(reader[k])
                 return
     except (OSError, ValueError, EOFError, KeyError, IndexError) as error:
+        if isinstance(error, OSError) and error.errno in (*FULL, *FORBIDDEN):
+            raise  # nothing is wrong with the file
         raise SimulationError(f"{path} cannot be continued: {error}; start anew with --overwrite") from error
     raise SimulationError(f"{path} has {found} frames but the state to resume from knows of {frames}; it was changed")

@@ -16,9 +16,10 @@ from rich.table import Table
 
 from mlip.clitools import printable
 from mlip.configfile import load_config
-from mlip.errors import CheckpointError, UserError
+from mlip.errors import CheckpointError, DataError, UserError
 
 if TYPE_CHECKING:
+    from mlip.data.frame import Frame
     from mlip.models import Potential
 
 
@@ -66,10 +67,15 @@ def eval_command(
     from mlip.training.prepare import without_isolated_atoms
     from mlip.training.report import evaluate_frames, say_results
     from mlip.training.results import write_results
+    from mlip.training.runfolder import RunFolder
 
     keep_freed_memory()
     label_keys = LabelKeys(**keys) if any(keys.values()) else None
     frames = without_isolated_atoms(open_frames(data, label_keys, Units.parse(units) if units else None))
+    if wrong := _units_refused(frames):
+        raise DataError(f"{data}: {wrong}")
+    if out is not None and RunFolder(out).holds_a_run():
+        raise UserError(f"--out {out}: a training run lies there, whose results would be replaced; choose another folder")
     model = load_model(model_name, device=device)
     if out is None and plots:
         out = Path(f"eval-{data.stem}")
@@ -84,6 +90,14 @@ def eval_command(
         if outcome.parity is not None:
             parity_plots({data.stem: outcome.parity}, out)
         console.print(f"{'tables and plots' if plots else 'tables'}: {out}", highlight=False, soft_wrap=True)
+
+
+def _units_refused(frames: Sequence[Frame]) -> str | None:
+    """What is wrong with the unit of the energies."""
+    from mlip.data.allelectron import of_atoms, units_refused
+
+    known = [(frame.energy, of_atoms(frame.atomic_numbers)) for frame in frames if frame.energy is not None]
+    return units_refused(*zip(*known, strict=True)) if known else None
 
 
 def _nothing_to_compare(model: Potential) -> str:

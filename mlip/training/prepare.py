@@ -16,7 +16,7 @@ from mlip.data.audit import AuditReport, audit_frames
 from mlip.data.batching import BudgetBatchSampler
 from mlip.data.density import Metric
 from mlip.data.e0 import is_isolated_atom, isolated_atom_energies
-from mlip.data.frame import Frame, FrameSubset, count_atoms
+from mlip.data.frame import Frame, FrameSubset, count_atoms, electrons_fit
 from mlip.data.graph import GraphDataset
 from mlip.data.readers import open_files, open_frames
 from mlip.data.split import split_digest, split_frames
@@ -51,6 +51,7 @@ class Prepared:
         weights: of the training frames in the loss; ``None`` where all count alike.
         start: the trained network to begin with, in fine-tuning; ``elements`` are then all that it knows.
         split: digest of what was drawn from the training files for ``valid`` and ``tests``; empty where nothing was.
+        spins_fit: whether the training frames are molecules with as many electrons as charge and spin need.
 
     Without an energy head ``e0`` is empty and ``force_rms`` is 1.
     """
@@ -72,6 +73,7 @@ class Prepared:
     weights: np.ndarray | None = None
     start: Start | None = None
     split: str = ""
+    spins_fit: bool = False
 
     def sets(self) -> dict[str, Sequence[Frame]]:
         """Everything that the results table covers: some of train, valid, tests."""
@@ -119,7 +121,7 @@ def prepare(config: RunConfig, begun: Mapping[str, Any] | None = None) -> Prepar
     source = _source(config, begun)
     present = _elements(train)
     elements = present if source is None else sorted({*present, *source.elements})
-    charges, spins = _charges_and_spins(train)
+    charges, spins, fit = _charges_and_spins(train)
     learned = elements if source is None or source.has_energy or "energy" not in config.heads else present
     for name, frames in {"valid": valid, **tests}.items():
         unknown = [chemical_symbols[z] for z in _elements(frames) if z not in learned]
@@ -131,7 +133,7 @@ def prepare(config: RunConfig, begun: Mapping[str, Any] | None = None) -> Prepar
     prepared = Prepared(
         train, valid, tests, elements, {}, "no energies", force_rms(train) if energy else 1.0, theory, fingerprint(data.train),
         audits, charges, spins, reference, labelled, frame_weights(train, data.weights) if data.weights else None,
-        split=split_digest(*drawn) if drawn else "",
+        split=split_digest(*drawn) if drawn else "", spins_fit=fit,
     )  # fmt: skip
     if source is not None:
         return _fine_tuned(config, prepared, source, present, atoms, begun)
@@ -222,10 +224,16 @@ def _elements(frames: Sequence[Frame]) -> list[int]:
     return sorted(int(z) for z in found)
 
 
-def _charges_and_spins(frames: Sequence[Frame]) -> tuple[list[int], list[int]]:
-    """Total charges and numbers of unpaired electrons that occur, sorted; 0 where a frame says nothing."""
-    pairs = {(int(frame.charge), int(frame.spin)) for frame in frames}
-    return sorted({charge for charge, _ in pairs}), sorted({spin for _, spin in pairs})
+def _charges_and_spins(frames: Sequence[Frame]) -> tuple[list[int], list[int], bool]:
+    """Total charges and numbers of unpaired electrons that occur, sorted; 0 where a frame says nothing. And whether all frames are
+    molecules with as many electrons as these need, so that they mean something."""
+    charges, spins, fit = set(), set(), True
+    for frame in frames:
+        charge, spin = int(frame.charge), int(frame.spin)
+        charges.add(charge)
+        spins.add(spin)
+        fit = fit and not frame.pbc.any() and electrons_fit(frame.atomic_numbers, charge, spin)
+    return sorted(charges), sorted(spins), fit
 
 
 def force_rms(frames: Sequence[Frame]) -> float:

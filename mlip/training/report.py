@@ -124,7 +124,7 @@ def finish(
     metadata = {"level_of_theory": data.level_of_theory or "not stated by the data file"}
     names = ", ".join(Path(file).name for file in config.data.train_files)
     metadata |= {"training": about, "training_data": {"file": names, "sha256": data.fingerprint, "split": data.split}}
-    metadata |= {"charges": data.charges, "spins": data.spins}
+    metadata |= {"charges": data.charges, "spins": data.spins, "spins_fit": data.spins_fit}
     if data.start is not None:
         metadata["fine_tuned_from"] = data.start.source.record()
     save_model(model, folder.model, metadata)

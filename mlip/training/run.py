@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -72,7 +72,7 @@ def train(
     first = process_rank() == 0
     console = console if console is not None and first else Console(quiet=True)
     folder = RunFolder(config.run.dir)
-    resumed = folder.enter(config, restart) if first else folder.checkpoint.exists()
+    resumed = folder.check(config, restart) if first else folder.checkpoint.exists()
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     keep_freed_memory()
@@ -84,15 +84,16 @@ def train(
     model = new_model(config, data)
     if content is not None:
         reduce_as_before(model, content)
-    describe_data(console, data, model, folder, resumed)
-    conductor = fit(config, data, model, folder, budget, console)
-    if not first:
-        return {}
-    model.load_state_dict(conductor.best)
-    if config.loss.density.auxiliary:
-        model, data = without_density(model), replace(data, density=None)
-    device = "cuda" if _accelerator(config) == "gpu" else "cpu"
-    return finish(config, data, model.to(device).eval(), conductor.progress, folder, console, save_model)
+    with folder.entered(config) if first else nullcontext():  # only now: what cannot be trained has replaced nothing
+        describe_data(console, data, model, folder, resumed)
+        conductor = fit(config, data, model, folder, budget, console)
+        if not first:
+            return {}
+        model.load_state_dict(conductor.best)
+        if config.loss.density.auxiliary:
+            model, data = without_density(model), replace(data, density=None)
+        device = "cuda" if _accelerator(config) == "gpu" else "cpu"
+        return finish(config, data, model.to(device).eval(), conductor.progress, folder, console, save_model)
 
 
 def _as_begun(config: RunConfig, folder: RunFolder, data: Prepared, content: dict[str, Any]) -> Prepared:

@@ -8,7 +8,8 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,7 @@ import yaml
 from mlip.config import RunConfig
 from mlip.configfile import read_yaml
 from mlip.errors import ConfigError
-from mlip.files import atomic_write_text
+from mlip.files import atomic_write_text, locked
 
 PACKAGES = ("mlip-scf-accel", "torch", "lightning", "numpy", "e3nn", "vesin", "ase", "h5py")
 CHECKPOINT, MODEL, RESULTS = "training.ckpt", "model.safetensors", "results.json"
@@ -39,9 +40,14 @@ class RunFolder:
         self.checkpoint = self.path / CHECKPOINT
         self.model = self.path / MODEL
         self.results = self.path / RESULTS
+        self.resumes = False
 
-    def enter(self, config: RunConfig, restart: bool) -> bool:
-        """Make the folder, or find an unfinished run of the same config in it; returns whether that is resumed.
+    def holds_a_run(self) -> bool:
+        """Whether a run's weights or its state lie here."""
+        return self.checkpoint.exists() or self.model.exists()
+
+    def check(self, config: RunConfig, restart: bool) -> bool:
+        """Whether the folder holds an unfinished run of the same config that is gone on with. Nothing is written.
 
         Raises:
             ConfigError: the folder holds a finished run or a run of another config (and ``run.overwrite`` is not set), or
@@ -50,18 +56,27 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run.dir: {self.path} is a file; choose another folder")
         present = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        resumed = False
+        self.resumes = False
         if present & set(WRITTEN):
-            if restart or not self._goes_on(config):
-                for name in WRITTEN:
-                    (self.path / name).unlink(missing_ok=True)
-            resumed = self.checkpoint.exists()
+            self.resumes = not restart and self._goes_on(config) and self.checkpoint.exists()
         elif any(not name.startswith(("mlip-error", ".")) for name in present):
             raise ConfigError(f"run.dir: {self.path} holds files that are not a run's; choose another run.dir")
+        return self.resumes
+
+    @contextmanager
+    def entered(self, config: RunConfig) -> Iterator[None]:
+        """Begin the run or go on, as :meth:`check` has found: what is replaced goes, and no other run may write here meanwhile.
+
+        Raises:
+            UserError: another run writes here.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(self.path / "config.yaml", dump_config(config))
-        atomic_write_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
-        return resumed
+        with locked(self.path):
+            for name in () if self.resumes else WRITTEN:
+                (self.path / name).unlink(missing_ok=True)
+            atomic_write_text(self.path / "config.yaml", dump_config(config))
+            atomic_write_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
+            yield
 
     def _goes_on(self, config: RunConfig) -> bool:
         """Whether the run that the folder holds is to be continued; with ``run.overwrite`` any other one is replaced."""

@@ -64,7 +64,7 @@ def test_what_is_whole():
 def test_fragments_have_their_dihedral_and_are_in_no_list(smiles):
     mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
     assert len(mol.GetSubstructMatch(Chem.MolFromSmarts(organics_energy.FRAGMENTS[smiles]))) == 4
-    for name in ("molecules.smi", "molecules-wide.smi"):
+    for name in ("molecules.smi", "molecules-wide.smi", "molecules-many.smi"):
         lines = (Path(FOLDER).parent / "datasets" / "organics" / name).read_text(encoding="utf-8").splitlines()
         assert smiles not in {Chem.CanonSmiles(line.split()[0]) for line in lines if line[0] != "#"}
 

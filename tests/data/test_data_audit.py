@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from ase import units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
@@ -128,6 +129,36 @@ def test_the_sign_of_forces_without_comparable_frames():
     assert "contacts" in finding.text and finding.conclusive and finding.passed
     with pytest.raises(DataError, match="short bonds attract"):
         audit_frames(change(frames, forces=lambda f: -f))
+
+
+def in_hartree(unit):
+    """Frames of organics.h5, all-electron energies, with energies and forces in another unit."""
+    from pathlib import Path
+
+    from mlip.data.hdf5 import HDF5Frames
+
+    frames = HDF5Frames(Path(__file__).parents[2] / "datasets" / "organics" / "organics.h5", load_density=False)
+    chosen = [frames[k] for k in range(0, len(frames), 25)]
+    return change(chosen, energy=lambda e: e / unit, forces=lambda f: f / unit)
+
+
+@pytest.mark.parametrize(("unit", "name"), [(units.Hartree, "Hartree"), (units.Rydberg, "Rydberg")])
+def test_all_electron_energies_in_another_unit(unit, name):
+    with pytest.raises(DataError, match=f"all their electrons in {name}, read as eV; name the units .--units energy={name}"):
+        audit_frames(in_hartree(unit))
+    audit_frames(in_hartree(1.0))
+
+
+def test_energies_of_pseudopotentials_are_in_no_other_unit():
+    """What they are over all-electron energies is anything, and not the same for every composition."""
+    from mlip.data.allelectron import of_atoms, read_as_ev
+
+    valence = {1: -13.6, 6: -155.0, 7: -270.0, 8: -430.0, 17: -406.0, 14: -107.0}
+    compositions = [[6, 1, 1, 1, 1], [17, 17], [6, 17, 17, 17, 17], [6, 1, 17, 17, 17], [8, 1, 1], [7, 7], [14] * 8]
+    energies = np.array([sum(valence[z] for z in c) for c in compositions])
+    assert read_as_ev(energies, np.array([of_atoms(c) for c in compositions])) is None
+    assert np.isnan(of_atoms([47])) and read_as_ev(np.array([-1.0]), np.array([of_atoms([47])])) is None
+    assert read_as_ev(np.array([]), np.array([])) is None
 
 
 def test_physics_can_be_switched_to_warnings():

@@ -160,3 +160,30 @@ def test_ions_and_radicals_are_a_set_of_their_own(frames):
 def test_no_ion_or_radical_in_the_set_of_molecules(frames):
     for frame in frames:
         assert frame.charge == 0 and (frame.spin == 0 or len(frame) == 1), frame.id
+
+
+def test_pretraining_list_holds_nothing_that_organics_energy_is_judged_by():
+    """molecules-many.smi against the splits of configs/organics-energy.yaml and the benchmarks' lists, stereoisomers included."""
+    from rdkit import Chem, rdBase
+
+    from mlip.configfile import load_config
+    from mlip.training.prepare import prepare
+
+    def flat(smiles):
+        molecule = Chem.MolFromSmiles(smiles)
+        Chem.RemoveStereochemistry(molecule)
+        return Chem.MolToSmiles(molecule)
+
+    def listed(path):
+        return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+
+    root = FOLDER.parents[1]
+    alone = ["model.init_from=null", "loss.density.weight=0", "loss.density.auxiliary=false"]
+    data = prepare(load_config(root / "configs" / "organics-energy.yaml", alone))
+    judged = {frame.extras["molecule"] for part in (data.valid, data.tests["test"]) for frame in part}
+    with rdBase.BlockLogs():
+        many = {flat(smiles) for smiles in listed(FOLDER / "molecules-many.smi")}
+        judged = {flat(smiles) for smiles in judged}
+        tested = {flat(smiles) for path in (root / "benchmarks").glob("*.smi") for smiles in listed(path)}
+    assert len(many) > 9000 and len(judged) > 80 and len(tested) > 50
+    assert not many & judged and not many & tested

@@ -101,11 +101,14 @@ def test_a_run_remembers_its_source(place, tmp_path):
     _, values = place
     values = {**values, "model": {"init_from": str(write_source(tmp_path / "mine"))}, "run": {"dir": str(tmp_path / "run")}}
     config = parse_config(values)
-    RunFolder(config.run.dir).enter(config, restart=False)
+    folder = RunFolder(config.run.dir)
+    folder.check(config, restart=False)
+    with folder.entered(config):
+        pass
     other = parse_config({**values, "model": {"init_from": str(write_source(tmp_path / "other"))}})
     Path(config.run.dir, "training.ckpt").touch()
     with pytest.raises(ConfigError, match=r"model\.init_from '.*mine' -> '.*other'"):
-        RunFolder(config.run.dir).enter(other, restart=False)
+        folder.check(other, restart=False)
     (tmp_path / "mine" / "model.safetensors").unlink()
     assert parse_config(values) == config
     assert yaml.safe_load(Path(config.run.dir, "config.yaml").read_text())["model"]["init_from"] == str(tmp_path / "mine")

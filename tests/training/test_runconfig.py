@@ -7,7 +7,7 @@ import yaml
 from training_toys import toy_values, write_config
 
 from mlip.configfile import apply_overrides, load_config, parse_config, read_yaml
-from mlip.errors import ConfigError
+from mlip.errors import ConfigError, UserError
 from mlip.training.runfolder import RunFolder, dump_config
 
 BASE = {"data": {"train": "a.h5"}}
@@ -102,33 +102,54 @@ def test_the_resolved_config_reads_back_equal(tmp_path):
     assert dump_config(load_config(again)) == dump_config(config)
 
 
+def enter(folder, config, restart):
+    """Begin a run and leave it at once; whether one is gone on with."""
+    resumed = folder.check(config, restart)
+    with folder.entered(config):
+        return resumed
+
+
 def test_a_run_folder_is_entered_by_its_own_config_only(tmp_path):
     config = load_config(write_config(tmp_path, toy_values(tmp_path)))
     folder = RunFolder(config.run.dir)
-    assert folder.enter(config, restart=False) is False
-    assert folder.enter(config, restart=False) is False  # nothing trained yet: starts anew
+    assert enter(folder, config, restart=False) is False
+    assert enter(folder, config, restart=False) is False  # nothing trained yet: starts anew
     folder.checkpoint.touch()
-    assert folder.enter(config, restart=False) is True
+    assert enter(folder, config, restart=False) is True
     other = parse_config(apply_overrides(config.model_dump(), ["training.lr=0.5"]))
     with pytest.raises(ConfigError, match=r"training\.lr 0\.01 -> 0\.5.*--restart"):
-        folder.enter(other, restart=False)
+        enter(folder, other, restart=False)
     folder.results.touch()
     with pytest.raises(ConfigError, match=r"finished run.*--restart"):
-        folder.enter(config, restart=False)
-    assert folder.enter(other, restart=True) is False
+        enter(folder, config, restart=False)
+    assert enter(folder, other, restart=True) is False
     assert not folder.checkpoint.exists() and not folder.results.exists()
+
+
+def test_nothing_is_replaced_before_the_run_begins(tmp_path):
+    config = load_config(write_config(tmp_path, toy_values(tmp_path)))
+    folder = RunFolder(config.run.dir)
+    assert folder.check(config, restart=False) is False and not folder.path.exists()
+    enter(folder, config, restart=False)
+    for file in (folder.checkpoint, folder.model, folder.results):
+        file.touch()
+    assert folder.check(config, restart=True) is False
+    assert folder.checkpoint.exists() and folder.model.exists() and folder.results.exists()
+    with folder.entered(config), pytest.raises(UserError, match="another run is writing"), folder.entered(config):
+        pass
+    assert not folder.checkpoint.exists() and not folder.model.exists() and not folder.results.exists()
 
 
 def test_a_run_of_the_version_before_goes_on(tmp_path):
     """Keys that its config.yaml could not know stand for what was done then."""
     config = load_config(write_config(tmp_path, toy_values(tmp_path)))
     folder = RunFolder(config.run.dir)
-    folder.enter(config, restart=False)
+    enter(folder, config, restart=False)
     folder.checkpoint.touch()
     written = yaml.safe_load((folder.path / "config.yaml").read_text())
     del written["loss"]["density"]["auxiliary"]
     (folder.path / "config.yaml").write_text(yaml.safe_dump(written))
-    assert folder.enter(config, restart=False) is True and folder.checkpoint.exists()
+    assert enter(folder, config, restart=False) is True and folder.checkpoint.exists()
 
 
 def test_overwrite_resumes_an_unfinished_run_of_the_same_config(tmp_path):
@@ -137,16 +158,16 @@ def test_overwrite_resumes_an_unfinished_run_of_the_same_config(tmp_path):
     values["run"]["overwrite"] = True
     config = load_config(write_config(tmp_path, values))
     folder = RunFolder(config.run.dir)
-    folder.enter(config, restart=False)
+    enter(folder, config, restart=False)
     folder.checkpoint.touch()
-    assert folder.enter(config, restart=False) is True and folder.checkpoint.exists()
+    assert enter(folder, config, restart=False) is True and folder.checkpoint.exists()
     other = parse_config(apply_overrides(config.model_dump(), ["training.lr=0.5"]))
-    assert folder.enter(other, restart=False) is False and not folder.checkpoint.exists()
+    assert enter(folder, other, restart=False) is False and not folder.checkpoint.exists()
     folder.checkpoint.touch()
     folder.results.touch()
-    assert folder.enter(other, restart=False) is False and not folder.results.exists()
+    assert enter(folder, other, restart=False) is False and not folder.results.exists()
     folder.checkpoint.touch()
-    assert folder.enter(other, restart=True) is False and not folder.checkpoint.exists()
+    assert enter(folder, other, restart=True) is False and not folder.checkpoint.exists()
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
@@ -156,4 +177,4 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "mine" / "thesis.tex").touch()
     config = load_config(write_config(tmp_path, values))
     with pytest.raises(ConfigError, match="not a run's"):
-        RunFolder(config.run.dir).enter(config, restart=True)
+        enter(RunFolder(config.run.dir), config, restart=True)

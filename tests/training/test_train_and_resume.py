@@ -259,7 +259,7 @@ def test_charges_and_spins_of_the_training_set_are_known_and_told(tmp_path):
     ase.io.write(values["data"]["train"], frames)
     config = load_config(write_config(tmp_path, values))
     data = prepare(config)
-    assert (data.charges, data.spins) == ([-1, 0, 1], [0, 2])
+    assert (data.charges, data.spins, data.spins_fit) == ([-1, 0, 1], [0, 2], False)  # a crystal's electrons are not counted
     console = Console(file=io.StringIO(), width=200)
     describe_data(console, data, new_model(config, data))
     assert "total charges -1, 0, 1 occur" in console.file.getvalue()

@@ -166,6 +166,19 @@ def test_unknown_spin(cluster):
     assert "spin 1" in wrong(cluster)
 
 
+def test_a_radical_where_electrons_were_counted_in_training(cluster):
+    """An odd number of electrons without an unpaired one is refused, but for atoms, crystals and models that cannot tell."""
+    potential = ToyPotential(charges=[0, 1])
+    odd = cluster[:3]  # 87 electrons
+    assert np.isfinite(MLIPCalculator(potential).get_potential_energy(odd))
+    potential.metadata["spins_fit"] = True
+    assert "87 electrons, and 0 of them unpaired cannot be" in wrong(odd, MLIPCalculator(potential))
+    odd.info["charge"] = 1
+    odd.pbc, whole = False, MLIPCalculator(potential)
+    assert np.isfinite(whole.get_potential_energy(odd)) and np.isfinite(whole.get_potential_energy(cluster[:1]))
+    assert np.isfinite(whole.get_potential_energy(bulk("Cu")))
+
+
 def test_stress_needs_a_full_cell(cluster, calculator):
     with pytest.raises(PropertyNotImplementedError, match="three directions"):
         calculator.get_stress(cluster)
