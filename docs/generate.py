@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 MODULES = {
     "mlip": (
         "calculator", "checkpoint", "models/assembly", "models/uncertainty", "training/uncertainty", "dynamics/relax",
@@ -34,18 +35,24 @@ def on_files(files: Any, config: Any) -> Any:
         pages[f"reference/{package}.md"] = python_page(package)
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
-    for image in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
-        files.append(File.generated(config, image.name, abs_src_path=str(image)))
+    for image in sorted(RESULTS.rglob("*.png")):
+        files.append(File.generated(config, flat(image), abs_src_path=str(image)))
     return files
 
 
 def benchmarks_page() -> str:
     """The tables of benchmarks/results, one after the other, headings one level down."""
     parts = ["# Benchmarks", "Each table is printed by the script of the same name in `benchmarks/`; it says how it was measured."]
-    for path in sorted((ROOT / "benchmarks" / "results").glob("*.md")):
+    for path in sorted(RESULTS.rglob("*.md")):
         text = re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        text = re.sub(r"\]\((\w+\.png)\)", lambda found, path=path: f"]({flat(path.with_name(found[1]))})", text)
         parts.append(text if text.startswith("## ") else f"## {path.stem}\n\n{text}")
     return "\n\n".join(parts) + "\n"
+
+
+def flat(path: Path) -> str:
+    """The name of a result on the page: that of its folder in front, where it lies in one."""
+    return "-".join(path.relative_to(RESULTS).parts)
 
 
 # ------------------------------------------------------------------------------------------------ command line
@@ -109,10 +116,12 @@ def described(node: ast.stmt) -> Iterator[str]:
 
 
 def signature(node: ast.ClassDef | ast.FunctionDef) -> str:
-    """As in the source."""
+    """As in the source; of a class also how it is made."""
     if isinstance(node, ast.ClassDef):
         bases = ", ".join(map(ast.unparse, node.bases))
-        return f"class {node.name}" + (f"({bases})" if bases else "")
+        first = f"class {node.name}" + (f"({bases})" if bases else "")
+        made = next((child for child in node.body if isinstance(child, ast.FunctionDef) and child.name == "__init__"), None)
+        return first if made is None else f"{first}\n\n{node.name}({ast.unparse(made.args).removeprefix('self').lstrip(', ')})"
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     return f"def {node.name}({ast.unparse(node.args)}){returns}"
 

@@ -12,13 +12,16 @@ from mlip.defaults import DEFAULT_POTENTIAL
 
 app = typer.Typer(
     name="mlip",
-    help="Train an interatomic potential, evaluate it, relax structures and run molecular dynamics.",
+    help="Train an interatomic potential, evaluate it, relax structures and run molecular dynamics.\n\n"
+    "Example: mlip relax datasets/structures/ethanol.xyz",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 data_app = typer.Typer(
-    help="Convert, describe and audit data sets.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="Convert, describe and audit data sets.\n\nExample: mlip data audit datasets/organics/organics.h5",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
 

@@ -11,7 +11,8 @@ from mlip.clitools import run_guarded
 
 app = typer.Typer(
     name="scf-accel",
-    help="Label structures with DFT and accelerate PySCF's SCF.",
+    help="Label structures with DFT and accelerate PySCF's SCF.\n\n"
+    "Example: scf-accel run datasets/structures/ethanol.xyz",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

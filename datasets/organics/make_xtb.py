@@ -4,7 +4,8 @@
     python datasets/organics/make_xtb.py          # datasets/organics/molecules-many.smi -> runs/organics-xtb.h5, 10 minutes
 
 A label takes milliseconds, where one of PBE/def2-SVP takes seconds, so there are ten times as many molecules. Its forces are
-0.4 eV/A off those of PBE on the frames of organics.h5: it teaches where atoms like to be, not how much. The set is not in git.
+0.4 eV/A off those of PBE on the frames of organics.h5 (benchmarks/xtb_labels.py): it teaches where atoms like to be, not how
+much. The set is not in git.
 
 GFN1-xTB: Grimme, Bannwarth and Shushkov, J. Chem. Theory Comput. 13, 1989 (2017), by tblite.
 """

@@ -33,8 +33,8 @@ def check_frame_suffix(path: Path) -> None:
 
 
 def refuse_existing(paths: Iterable[Path], hint: str) -> None:
-    """Raise :class:`SimulationError` if an output exists."""
-    existing = [path for path in paths if path.exists()]
+    """Raise :class:`SimulationError` if an output exists. An empty file, such as a start that failed leaves, is none."""
+    existing = [path for path in paths if path.exists() and path.stat().st_size]
     if existing:
         raise SimulationError(f"{', '.join(map(str, existing))} exists already; {hint}")
 

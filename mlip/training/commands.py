@@ -6,6 +6,7 @@ torch and Lightning are loaded only once the options are known to be good.
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dr
     except KeyboardInterrupt:
         kept = RunFolder(config.run.dir).checkpoint.exists()
         text = "run the same command again to resume" if kept else "nothing was saved yet, the same command starts anew"
-        print(f"mlip: interrupted; {config.run.dir} stays, {text}", flush=True)
+        print(f"mlip: interrupted; {config.run.dir} stays, {text}", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
         if Path(config.run.dir).is_dir():

@@ -56,6 +56,12 @@ def test_every_command_shows_an_example(words):
     assert "xample" in result.output
 
 
+@pytest.mark.parametrize(("program", "words"), [(app, ()), (app, ("data",)), (scf_app, ())])
+def test_every_group_of_commands_shows_an_example(program, words):
+    result = CliRunner().invoke(program, [*words, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0 and re.search(r"Example: (mlip|scf-accel) \w+ ", result.output)
+
+
 @pytest.mark.parametrize("words", [words for words, _ in SCF_LEAVES], ids=" ".join)
 def test_every_command_of_scf_accel_shows_an_example(words):
     result = CliRunner().invoke(scf_app, [*words, "--help"], env={"COLUMNS": "200"})
