@@ -22,7 +22,7 @@ def standard_deviations(model: str, frames: Sequence[Frame]) -> dict[str, Any]:
     """Of energies (meV a frame) and force components (meV/A): root mean squares of errors and standard deviations, Spearman's
     correlation, both in bins; and the largest ``forces_std`` of each frame.
     """
-    calculator = MLIPCalculator(model, uncertainty=True)
+    calculator = MLIPCalculator(model, uncertainty=True, check_electrons=False)
     energy: list[tuple[float, float]] = []
     force: list[np.ndarray] = []
     largest: list[float] = []

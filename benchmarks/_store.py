@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -46,6 +47,7 @@ class Store:
         line = json.dumps(row, default=lambda number: number.item()).encode("utf-8") + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another process may measure other rows
             file.truncate(len(self._complete()))
             file.write(line)
             file.flush()

@@ -45,7 +45,7 @@ def benchmarks_page() -> str:
     parts = ["# Benchmarks", "Each table is printed by the script of the same name in `benchmarks/`; it says how it was measured."]
     for path in sorted(RESULTS.rglob("*.md")):
         text = re.sub(r"^#", "##", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        text = re.sub(r"\]\((\w+\.png)\)", lambda found, path=path: f"]({flat(path.with_name(found[1]))})", text)
+        text = re.sub(r"\]\(([\w-]+\.png)\)", lambda found, path=path: f"]({flat(path.with_name(found[1]))})", text)
         parts.append(text if text.startswith("## ") else f"## {path.stem}\n\n{text}")
     return "\n\n".join(parts) + "\n"
 

@@ -24,6 +24,8 @@ from mlip.memory import keep_freed_memory
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
+NON_METALS = {1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55)}
+
 
 class MLIPCalculator(Calculator):
     """ASE calculator of a trained (or untrained) potential.
@@ -36,7 +38,7 @@ class MLIPCalculator(Calculator):
     The total charge is ``atoms.info["charge"]`` or else the rounded sum of the initial charges; the number of unpaired
     electrons is ``atoms.info["spin"]``. A value that the model was not made for (its metadata lists ``charges`` and
     ``spins``; by default 0 alone) is an error, and so is a molecule whose number of electrons these do not fit, where those of the
-    training set fitted (``spins_fit``; single atoms may do as they like). Initial magnetic moments are not read.
+    training set fitted (``spins_fit``; single atoms, metals and cells are not looked at). Initial magnetic moments are not read.
 
     Everything comes from one forward and one backward pass, whichever property is asked for first; the stress costs
     next to nothing beside the forces.
@@ -62,6 +64,7 @@ class MLIPCalculator(Calculator):
             one log line says so and the network runs uncompiled. On the CPU only.
         uncertainty: compute ``energy_std`` and ``forces_std`` every time: from the same pass; beside a compiled network, which does
             not give them, in a pass of their own.
+        check_electrons: ``False``: a molecule with an odd number of electrons is computed as the closed shell that it is not.
 
     Raises:
         StructureError: unknown element, overlapping atoms, positions that are not finite, unknown charge or spin, no
@@ -83,6 +86,7 @@ class MLIPCalculator(Calculator):
         min_distance: float = 0.2,
         compile: bool | str = False,
         uncertainty: bool = False,
+        check_electrons: bool = True,
     ) -> None:
         super().__init__()
         if compile not in (True, False, "auto"):
@@ -93,7 +97,7 @@ class MLIPCalculator(Calculator):
         self.compile, self.uncertainty = compile, bool(uncertainty)
         self.model: Any = _frozen_model(model, self.device, _known_dtype(dtype))
         self._prepare()
-        self.min_distance = float(min_distance)
+        self.min_distance, self.check_electrons = float(min_distance), bool(check_electrons)
         self._neighbors = SkinNeighborList(float(self.model.cutoff), skin)
         self._charge_spin: tuple[int, int] | None = None
         self._forget_tensors()
@@ -283,11 +287,12 @@ class MLIPCalculator(Calculator):
                     f"the structure has total {what} {value}, and the model was made for {what} "
                     f'{", ".join(str(a) for a in allowed)}; set atoms.info["{what}"], or use another model'
                 )
-        if metadata.get("spins_fit") and len(atoms) > 1 and not atoms.pbc.any() and not electrons_fit(atoms.numbers, *found):
-            electrons = int(atoms.numbers.sum()) - found[0]
+        if self.check_electrons and metadata.get("spins_fit") and _is_molecule(atoms) and not electrons_fit(atoms.numbers, *found):
+            others = {*(metadata.get("charges") or [0]), *(metadata.get("spins") or [0])} != {0}
+            more = 'set atoms.info["charge"] or ["spin"]' if others else "the model knows closed shells alone"
             raise StructureError(
-                f"the structure has {electrons} electrons, and {found[1]} of them unpaired cannot be: a radical or an ion, or an "
-                'atom too few or too many; correct it, or set atoms.info["charge"] and atoms.info["spin"]'
+                f"the structure has {int(atoms.numbers.sum()) - found[0]} electrons, and {found[1]} of them unpaired cannot be: a "
+                f"radical or an ion, or an atom too few or too many; {more} (check_electrons=False computes it all the same)"
             )
         return found
 
@@ -392,3 +397,8 @@ def _unpack_model(packed: Any, device: torch.device) -> Any:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(packed)
         return load_model(path, device=str(device)).eval().requires_grad_(False)
+
+
+def _is_molecule(atoms: Atoms) -> bool:
+    """Whether its electrons are to be counted: atoms of non-metals, more than one, without a cell."""
+    return len(atoms) > 1 and not atoms.pbc.any() and set(atoms.numbers.tolist()) <= NON_METALS

@@ -55,7 +55,7 @@ def of_the_disk(error: BaseException | None) -> str | None:
             name = getattr(error, "filename", None)
             where = f"{name}: " if name else ""
             advice = "free some space" if found in FULL else "choose files that you may read and a folder that you may write to"
-            again = " with --resume" if _command() == "md" and found in FULL else ""
+            again = " (with --resume once it had begun)" if _command() == "md" and found in FULL else ""
             return f"{where}{words[found].lower()}; {advice} and run the same command again{again}; what was written before stays"
         error = error.__cause__ or error.__context__
     return None

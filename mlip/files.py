@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlip.errors import UserError
+
+OLD = 600.0
+"""Seconds after which a temporary file that nobody writes to is a leftover."""
 
 
 @contextmanager
@@ -41,11 +46,15 @@ def _temporary(path: Path, process: int | str | None = None) -> Path:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove temporary files of ``path`` whose process, of this machine, is gone."""
-    for found in path.parent.glob(glob.escape(_temporary(path, "").name.removesuffix(".tmp")) + "*.tmp"):
-        process = found.name.rpartition("-")[2].removesuffix(".tmp")
-        if process.isdigit() and not _runs(int(process)):
-            with suppress(OSError):
+    """Remove temporary files of ``path`` whose process, of this machine, is gone, and that nobody wrote to for a while.
+
+    The wait is for containers of one name, which do not see each other's processes.
+    """
+    start = _temporary(path, "").name.removesuffix(".tmp")
+    for found in path.parent.glob(f"{glob.escape(start)}*.tmp"):
+        process = found.name.removeprefix(start).removesuffix(".tmp")
+        with suppress(OSError):
+            if process.isdigit() and not _runs(int(process)) and time.time() - found.stat().st_mtime > OLD:
                 found.unlink()
 
 
@@ -62,10 +71,14 @@ def _runs(process: int) -> bool:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raise :class:`OSError` where no file can be made beside ``path``; what is at ``path`` stays."""
+    """Raise :class:`OSError` where ``path`` cannot be written or replaced; what is there stays."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    temporary = _temporary(path, "probe")
     try:
         temporary.touch()
     except OSError as error:
@@ -77,7 +90,8 @@ def check_writable(path: str | Path) -> None:
 
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
-    """Hold ``path``, a folder or a file that is made if it is not there; the lock goes with the process, however it dies.
+    """Hold ``path``, a folder or a file that is made if it is not there; the lock goes with the process and its children, however
+    they die.
 
     Raises:
         UserError: another process holds it.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from ase.units import Hartree, Rydberg
+
+from mlip.data.e0 import CompositionSums
 
 ATOMS = np.array([
     -0.5, -2.9, -7.5, -14.6, -24.6, -37.8, -54.5, -74.9, -99.5, -128.7, -162.1, -199.9, -242.1, -289.1, -341.0, -397.8, -459.8,
@@ -14,42 +14,32 @@ ATOMS = np.array([
 ])  # fmt: skip
 """Hartree, from H to Kr, PBE/def2-SVP by PySCF 2.14; functionals and basis sets differ by half a percent."""
 UNITS = {"Hartree": Hartree, "Rydberg": Rydberg}
-WINDOW = (0.985, 1.03)
-"""Energies over those of the atoms: from other functionals to the bonds of hydrocarbons."""
-SHARE = 0.9
-"""Of the frames have to be in the window: pseudopotentials get there by chance, and not with every composition."""
+WINDOW = (0.97, 1.06)
+"""Energies over those of the atoms: from other functionals to the bonds, and what a fit makes of them."""
 
 
-def of_atoms(numbers: np.ndarray) -> float:
-    """Sum over these atoms, eV; NaN with an element beyond the table."""
-    numbers = np.asarray(numbers, dtype=np.int64)
-    if not numbers.size or numbers.min() < 1 or numbers.max() > len(ATOMS):
-        return float("nan")
-    return float(ATOMS[numbers - 1].sum()) * Hartree
+def read_as_ev(compositions: CompositionSums) -> tuple[str, bool] | None:
+    """The unit that all-electron energies seem to be in, which were read as eV, and whether that is sure; ``None``: no such thing.
 
-
-def units_refused(energies: Sequence[float], atomic: Sequence[float]) -> str | None:
-    """What to say where :func:`read_as_ev` suspects another unit."""
-    suspected = read_as_ev(np.asarray(energies), np.asarray(atomic))
-    if suspected is None:
-        return None
-    unit, count = suspected
-    return (
-        f"energy: in {count} of {len(energies)} frames what the atoms have with all their electrons in {unit}, read as eV; "
-        f"name the units (--units energy={unit},length=..., or data.units)"
-    )
-
-
-def read_as_ev(energies: np.ndarray, atomic: np.ndarray) -> tuple[str, int] | None:
-    """The unit that all-electron energies seem to be in, which were read as eV, and in how many frames; ``None``: no such thing.
-
-    Args:
-        energies: ``[N]``, of frames.
-        atomic: ``[N]``, of their atoms (:func:`of_atoms`), eV.
+    Sure is what holds for the fitted energies of two elements or more beside hydrogen, whose share of the bonds is too large to
+    tell. A single element, or a composition as a whole, of pseudopotentials gets there by chance.
     """
-    ratio = np.asarray(energies, dtype=np.float64) / np.asarray(atomic, dtype=np.float64)
+    e0, rank = compositions.fit()
+    heavy = [z for z in e0 if z > 1]
+    if not heavy or max(heavy) > len(ATOMS):
+        return None
+    atoms = {z: float(ATOMS[z - 1]) * Hartree for z in e0}
+    separate = rank == len(e0)
+    ratios = np.array([e0[z] / atoms[z] for z in heavy]) if separate else compositions.means() / compositions.reference(atoms)[0]
     for unit, size in UNITS.items():
-        inside = int(((ratio * size > WINDOW[0]) & (ratio * size < WINDOW[1])).sum())
-        if len(ratio) and inside >= SHARE * len(ratio):
-            return unit, inside
+        if ((ratios * size > WINDOW[0]) & (ratios * size < WINDOW[1])).all():
+            return unit, separate and len(heavy) > 1
     return None
+
+
+def unit_text(unit: str) -> str:
+    """What to say of it."""
+    return (
+        f"energy: near to what the atoms have with all their electrons in {unit}, and read as eV; if that is so name the units "
+        f"(--units energy={unit},length=..., or data.units)"
+    )

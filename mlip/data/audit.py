@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from mlip.data.allelectron import of_atoms, units_refused
+from mlip.data.allelectron import read_as_ev, unit_text
 from mlip.data.consistency import Finding, PairSample, check_consistency
 from mlip.data.e0 import CompositionSums
 from mlip.data.frame import FARTHEST, Frame, electrons_fit, wrong_coordinates
@@ -119,7 +119,7 @@ class _Audit:
         self.labels = {label: LabelCount() for label in LABELS}
         self.elements: Counter[int] = Counter()
         self.compositions = CompositionSums()
-        self.energies, self.places, self.bounds, self.atomic = array("d"), array("q"), array("d"), array("d")
+        self.energies, self.places, self.bounds = array("d"), array("q"), array("d")
         self.max_force, self.rms_force, self.net_force, self.max_stress = (array("d") for _ in range(4))
         self.hashes = array("q")
         self.hash_energies = array("d")
@@ -150,7 +150,6 @@ class _Audit:
             self.energies.append(frame.energy)
             self.places.append(-1 if place is None else place)
             self.bounds.append(_energy_bound(frame))
-            self.atomic.append(of_atoms(frame.atomic_numbers))
         if usable["forces"] and frame.forces is not None:
             self.max_force.append(float(np.linalg.norm(frame.forces, axis=1).max()))
             self.rms_force.append(float(np.sqrt((frame.forces**2).mean())))
@@ -192,8 +191,9 @@ class _Audit:
         impossible = [f"{finding.label}: {finding.text}" for finding in report.findings if not finding.passed]
         length = self.distances.refusal()
         impossible += [length] if length else []
-        unit = units_refused(self.energies, self.atomic)
-        impossible += [unit] if unit else []
+        unit, sure = (read_as_ev(self.compositions) if len(self.places) else None) or ("", False)
+        impossible += [unit_text(unit)] if sure else []
+        report.warnings += [unit_text(unit)] if unit and not sure else []
         if physics:
             report.refusals += impossible
         else:

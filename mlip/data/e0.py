@@ -36,6 +36,11 @@ class CompositionSums:
         entry[1] += frame.energy
         return self._places.setdefault(key, len(self._places))
 
+    def means(self) -> np.ndarray:
+        """Mean energy of each composition, eV, in order of appearance."""
+        frames, energies = np.array(list(self._sums.values())).reshape(-1, 2).T
+        return energies / frames
+
     def reference(self, energies: dict[int, float]) -> tuple[np.ndarray, np.ndarray]:
         """Sum of reference energies (eV) and number of atoms of each composition, in order of appearance."""
         tables = [np.frombuffer(key, dtype=np.int64).reshape(2, -1) for key in self._sums]

@@ -22,7 +22,7 @@ from mlip.dynamics.output import FrameWriter, check_frame_suffix, refuse_existin
 from mlip.dynamics.relax import RelaxResult, relax
 from mlip.dynamics.settings import MDSettings
 from mlip.errors import ConfigError, StructureError
-from mlip.files import check_writable
+from mlip.files import check_writable, locked
 
 
 def read_structures(path: Path) -> list[Atoms]:
@@ -70,11 +70,12 @@ def relax_file(
     check_frame_suffix(extra.get("trajectory", out))
     if extra and len(frames) > 1:
         raise ConfigError(f"{path} has {len(frames)} frames; --trajectory and --log follow one, leave them out")
+    hint = "replace with --overwrite, or choose another --out"
     if not overwrite:
-        refuse_existing([out, *extra.values()], "replace with --overwrite, or choose another --out")
+        refuse_existing([out, *extra.values()], hint)
+    calculator = _load(model, device, dtype)
     for file in (out, *extra.values()):
         check_writable(file)
-    calculator = _load(model, device, dtype)
     results: list[RelaxResult] = []
     with _progress(console) as progress, ExitStack() as open_files:
         task = progress.add_task(f"relax {path.name}", total=len(frames), note="")
@@ -88,6 +89,9 @@ def relax_file(
             result = relax(atoms, calculator, report=show, **settings, **extra)
             results.append(result)
             if writer is None:  # only now: a run that comes to nothing replaces nothing
+                if not overwrite:
+                    refuse_existing([out], hint)
+                open_files.enter_context(locked(out))
                 writer = FrameWriter(out)
                 open_files.callback(writer.close)
             writer.write(snapshot(result.atoms))

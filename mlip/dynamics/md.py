@@ -108,18 +108,21 @@ def run_md(
         raise StructureError("a mass is zero, negative or not a number; correct the masses of the structure")
     if settings.ensemble == "npt" and not atoms.pbc.all():
         raise StructureError(f"npt needs a cell that is periodic in three directions; found pbc = {atoms.pbc.tolist()}")
+    hint = "go on with --resume, or replace it with --overwrite"
     if resume and not files.state.exists():
-        refuse_existing(files, "but there is no state to resume from; use --overwrite to start anew")
-        resume = False
+        resume, hint = False, "but there is no state to resume from; use --overwrite to start anew"
     if not resume and not overwrite:
-        refuse_existing(files, "go on with --resume, or replace it with --overwrite")
+        refuse_existing(files, hint)
     with ExitStack() as held:
-        if resume:
+        if resume and files.log.exists():
             held.enter_context(locked(files.log))
         run = _Run(atoms, calculator, settings, files, resume)
         if not resume:  # only now: what could not even be started has replaced nothing
-            check_writable(files.log)
+            for file in files:
+                check_writable(file)
             held.enter_context(locked(files.log))
+            if not overwrite:
+                refuse_existing(files, hint)
         run.open()
         held.callback(run.close)
         run.go(report)
@@ -201,8 +204,6 @@ class _Run:
         """Open the files, or replace those of another run."""
         settings, files = self.settings, self.files
         if self.resumed_from is None:
-            for file in (files.trajectory, files.state):
-                file.unlink(missing_ok=True)
             self._write_state()  # before any output: whenever the run is killed there is a state to go on from
         columns = ["step", "time_ps", "epot_eV", "ekin_eV", "etot_eV", "conserved_eV", "temperature_K"]
         columns += ["pressure_GPa", "volume_A3"] if self.with_stress else []

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from mlip.clitools import printable
 from mlip.configfile import load_config
-from mlip.errors import CheckpointError, DataError, UserError
+from mlip.errors import CheckpointError, UserError
 
 if TYPE_CHECKING:
     from mlip.data.frame import Frame
@@ -41,9 +41,14 @@ def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dr
     try:
         train(config, restart=restart, console=console, started=started)
     except KeyboardInterrupt:
-        kept = RunFolder(config.run.dir).checkpoint.exists()
-        text = "run the same command again to resume" if kept else "nothing was saved yet, the same command starts anew"
-        print(f"mlip: interrupted; {config.run.dir} stays, {text}", file=sys.stderr, flush=True)
+        folder = RunFolder(config.run.dir)
+        if folder.results.exists():
+            text = f"the finished run in {folder.path} stays"
+        elif folder.checkpoint.exists():
+            text = f"{folder.path} stays, run the same command again{', without --restart,' if restart else ''} to resume"
+        else:
+            text = "nothing was saved yet, the same command starts anew"
+        print(f"mlip: interrupted; {text}", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
         if Path(config.run.dir).is_dir():
@@ -71,21 +76,21 @@ def eval_command(
     from mlip.training.runfolder import RunFolder
 
     keep_freed_memory()
-    label_keys = LabelKeys(**keys) if any(keys.values()) else None
-    frames = without_isolated_atoms(open_frames(data, label_keys, Units.parse(units) if units else None))
-    if wrong := _units_refused(frames):
-        raise DataError(f"{data}: {wrong}")
-    if out is not None and RunFolder(out).holds_a_run():
-        raise UserError(f"--out {out}: a training run lies there, whose results would be replaced; choose another folder")
-    model = load_model(model_name, device=device)
     if out is None and plots:
         out = Path(f"eval-{data.stem}")
+    if out is not None and RunFolder(out).holds_a_run():
+        raise UserError(f"--out {out}: a training run lies there, whose results would be replaced; choose another folder")
+    label_keys = LabelKeys(**keys) if any(keys.values()) else None
+    frames = without_isolated_atoms(open_frames(data, label_keys, Units.parse(units) if units else None))
+    model = load_model(model_name, device=device)
     outcome = evaluate_frames(model, frames, batch_size, collect=plots)
     reports, counts = {data.stem: outcome.errors.report()}, {data.stem: len(frames)}
     if not reports[data.stem]:
         raise UserError(f"{data}: {_nothing_to_compare(model)}")
     console = Console(markup=False)
     say_results(console, reports, counts)
+    if not units and "energy" in reports[data.stem] and (note := _unit_note(frames)):
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     if out is not None:
         write_results(out, reports, counts, {"model": str(find_model(model_name)), "data": str(data)})
         if outcome.parity is not None:
@@ -93,12 +98,16 @@ def eval_command(
         console.print(f"{'tables and plots' if plots else 'tables'}: {out}", highlight=False, soft_wrap=True)
 
 
-def _units_refused(frames: Sequence[Frame]) -> str | None:
-    """What is wrong with the unit of the energies."""
-    from mlip.data.allelectron import of_atoms, units_refused
+def _unit_note(frames: Sequence[Frame]) -> str | None:
+    """What seems to be wrong with the unit of the energies."""
+    from mlip.data.allelectron import read_as_ev, unit_text
+    from mlip.data.e0 import CompositionSums
 
-    known = [(frame.energy, of_atoms(frame.atomic_numbers)) for frame in frames if frame.energy is not None]
-    return units_refused(*zip(*known, strict=True)) if known else None
+    sums = CompositionSums()
+    for frame in frames:
+        sums.add(frame)
+    found = read_as_ev(sums)
+    return unit_text(found[0]) if found else None
 
 
 def _nothing_to_compare(model: Potential) -> str:

@@ -72,7 +72,7 @@ def train(
     first = process_rank() == 0
     console = console if console is not None and first else Console(quiet=True)
     folder = RunFolder(config.run.dir)
-    resumed = folder.check(config, restart) if first else folder.checkpoint.exists()
+    resumed = folder.check(config, restart)
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     keep_freed_memory()
@@ -84,9 +84,9 @@ def train(
     model = new_model(config, data)
     if content is not None:
         reduce_as_before(model, content)
-    with folder.entered(config) if first else nullcontext():  # only now: what cannot be trained has replaced nothing
+    with folder.entered(config, restart, resumed) if first else nullcontext():  # what cannot be trained has replaced nothing
         describe_data(console, data, model, folder, resumed)
-        conductor = fit(config, data, model, folder, budget, console)
+        conductor = fit(config, data, model, folder, budget, console, resumed)
         if not first:
             return {}
         model.load_state_dict(conductor.best)
@@ -117,12 +117,12 @@ def _as_begun(config: RunConfig, folder: RunFolder, data: Prepared, content: dic
 
 
 def fit(
-    config: RunConfig, data: Prepared, model: Potential, folder: RunFolder, budget: Budget, console: Console
+    config: RunConfig, data: Prepared, model: Potential, folder: RunFolder, budget: Budget, console: Console, resumed: bool = False
 ) -> Conductor:
-    """Optimise ``model``; the outcome is in the conductor (best weights, progress)."""
+    """Optimise ``model``, or go on with that; the outcome is in the conductor (best weights, progress)."""
     graphs = training_graphs(config, data, model.cutoff)
     stream = BatchStream(graphs, training_batches(config, graphs), config.data.num_workers)
-    if folder.checkpoint.exists():
+    if resumed:
         with fitting(folder.checkpoint, CheckpointError, "--restart"):
             place = progress_of(read_checkpoint(folder.checkpoint))
         stream.start = (place.epoch, place.batch)

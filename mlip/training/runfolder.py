@@ -40,7 +40,6 @@ class RunFolder:
         self.checkpoint = self.path / CHECKPOINT
         self.model = self.path / MODEL
         self.results = self.path / RESULTS
-        self.resumes = False
 
     def holds_a_run(self) -> bool:
         """Whether a run's weights or its state lie here."""
@@ -56,23 +55,26 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run.dir: {self.path} is a file; choose another folder")
         present = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        self.resumes = False
+        resumed = False
         if present & set(WRITTEN):
-            self.resumes = not restart and self._goes_on(config) and self.checkpoint.exists()
+            resumed = not restart and self._goes_on(config) and self.checkpoint.exists()
         elif any(not name.startswith(("mlip-error", ".")) for name in present):
             raise ConfigError(f"run.dir: {self.path} holds files that are not a run's; choose another run.dir")
-        return self.resumes
+        return resumed
 
     @contextmanager
-    def entered(self, config: RunConfig) -> Iterator[None]:
-        """Begin the run or go on, as :meth:`check` has found: what is replaced goes, and no other run may write here meanwhile.
+    def entered(self, config: RunConfig, restart: bool, resumed: bool) -> Iterator[None]:
+        """Begin the run or go on, as :meth:`check` has found (``resumed``); what is replaced goes, and the folder is locked.
 
         Raises:
+            ConfigError: the folder is no longer as it was found.
             UserError: another run writes here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with locked(self.path):
-            for name in () if self.resumes else WRITTEN:
+            if self.check(config, restart) != resumed:
+                raise ConfigError(f"run.dir: another run has written to {self.path} meanwhile; choose another folder")
+            for name in () if resumed else WRITTEN:
                 (self.path / name).unlink(missing_ok=True)
             atomic_write_text(self.path / "config.yaml", dump_config(config))
             atomic_write_text(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")

@@ -8,7 +8,9 @@ from ase import units
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
+from mlip.data.allelectron import read_as_ev
 from mlip.data.audit import audit_frames, collect_audit
+from mlip.data.e0 import CompositionSums
 from mlip.data.frame import Frame
 from mlip.data.stats import data_statistics
 from mlip.errors import DataError
@@ -144,21 +146,41 @@ def in_hartree(unit):
 
 @pytest.mark.parametrize(("unit", "name"), [(units.Hartree, "Hartree"), (units.Rydberg, "Rydberg")])
 def test_all_electron_energies_in_another_unit(unit, name):
-    with pytest.raises(DataError, match=f"all their electrons in {name}, read as eV; name the units .--units energy={name}"):
+    text = f"all their electrons in {name}, and read as eV; if that is so name the units .--units energy={name}"
+    with pytest.raises(DataError, match=text):
         audit_frames(in_hartree(unit))
-    audit_frames(in_hartree(1.0))
+    assert not any("electrons" in warning for warning in audit_frames(in_hartree(1.0)).warnings)
+    one = [frame for frame in in_hartree(unit) if len(frame) == 9][:1] * 3  # of one composition: no more than a suspicion
+    assert any(f"in {name}" in warning for warning in audit_frames(one).warnings)
 
 
-def test_energies_of_pseudopotentials_are_in_no_other_unit():
-    """What they are over all-electron energies is anything, and not the same for every composition."""
-    from mlip.data.allelectron import of_atoms, read_as_ev
+def sums(energies, compositions):
+    """Frames of these compositions, whose energies are the sums of those of their atoms, 3 % bound."""
+    found = CompositionSums()
+    for numbers in compositions:
+        energy = 1.03 * sum(energies[z] for z in numbers)
+        found.add(Frame(np.array(numbers), np.zeros((len(numbers), 3)), energy=energy))
+    return found
 
-    valence = {1: -13.6, 6: -155.0, 7: -270.0, 8: -430.0, 17: -406.0, 14: -107.0}
-    compositions = [[6, 1, 1, 1, 1], [17, 17], [6, 17, 17, 17, 17], [6, 1, 17, 17, 17], [8, 1, 1], [7, 7], [14] * 8]
-    energies = np.array([sum(valence[z] for z in c) for c in compositions])
-    assert read_as_ev(energies, np.array([of_atoms(c) for c in compositions])) is None
-    assert np.isnan(of_atoms([47])) and read_as_ev(np.array([-1.0]), np.array([of_atoms([47])])) is None
-    assert read_as_ev(np.array([]), np.array([])) is None
+
+GTH = {1: -13.6, 6: -155.0, 7: -270.0, 8: -430.0, 13: -57.0, 14: -107.0, 16: -276.0, 17: -406.0, 23: -1935.0}  # about, eV
+
+
+@pytest.mark.parametrize(
+    "composition", [[6, 1, 1, 1, 1], [17] * 2, [6, 17, 17, 17, 17], [6, 1, 17, 17, 17], [13, 13, 8, 8, 8], [14] * 8, [23] * 2]
+)
+def test_pseudopotentials_alone_are_suspicious_at_most(composition):
+    found = read_as_ev(sums(GTH, [composition]))
+    assert found is None or not found[1]
+
+
+def test_pseudopotentials_of_many_compositions_are_in_no_other_unit():
+    compositions = [[6, 1, 1, 1, 1], [6, 17, 17, 17, 17], [6, 6, 1, 1, 17, 17], [8, 1, 1], [6, 8, 8], [8, 6, 1, 1], [17, 1]]
+    assert read_as_ev(sums(GTH, compositions)) is None
+    xtb = {1: -10.9, 6: -47.3, 7: -78.8, 8: -118.4, 9: -136.0, 15: -65.9, 16: -96.2, 17: -113.4}
+    assert read_as_ev(sums(xtb, [*compositions, [7, 1, 1, 1], [6, 9, 1, 1, 1]])) is None
+    silver = sums({47: -1000.0}, [[47], [47, 47]])
+    assert read_as_ev(silver) is None
 
 
 def test_physics_can_be_switched_to_warnings():

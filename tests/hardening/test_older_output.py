@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk, molecule
 from hard_jobs import evaluate, md, relax, train
 from hard_tools import command, contents
@@ -80,13 +82,23 @@ def test_what_a_killed_process_left_of_a_file_goes_with_the_next_writing(tmp_pat
     code = "import os, sys; from mlip.files import atomic_path\nwith atomic_path(sys.argv[1]) as t: t.touch(); os._exit(9)"
     target = tmp_path / "x[1].txt"
     subprocess.run([sys.executable, "-c", code, target], check=False, timeout=60)
-    assert len(list(tmp_path.glob(".*.tmp"))) == 1
+    (left,) = tmp_path.glob(".*.tmp")
+    process = left.name.rpartition("-")[2]
+    others = [left.with_name(left.name.replace(f"-{process}", f"-1-{process}")), left.with_name(f".y.{process}")]
+    for other in others:  # of a machine whose name begins like this one's; of another file
+        other.touch()
+    atomic_write_text(target, "soon after")
+    assert left.exists()  # it may be of a container that does not show its processes
+    for path in (left, *others):
+        os.utime(path, (0, 0))
     with atomic_path(target) as mine:
-        mine.touch()
-        atomic_write_text(target, "of another thread, say")
-        assert not [path for path in tmp_path.glob(".*.tmp") if path != mine]
         mine.write_text("new")
-    assert [path.name for path in tmp_path.iterdir()] == [target.name] and target.read_text() == "new"
+        os.utime(mine, (0, 0))
+        check_writable(target)
+        with atomic_path(tmp_path / "another") as second:
+            second.touch()
+        assert mine.exists() and not left.exists()
+    assert target.read_text() == "new" and all(other.exists() for other in others)
 
 
 def test_errors_name_the_file_and_not_its_temporary(tmp_path):
@@ -107,6 +119,8 @@ def test_whether_a_file_can_be_written_is_asked_without_touching_it(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         check_writable(tmp_path / "file" / "below.txt")
+    with pytest.raises(IsADirectoryError, match="new"):
+        check_writable(tmp_path / "new")
 
 
 def test_two_runs_do_not_write_the_same_files(good, tmp_path):
@@ -122,12 +136,46 @@ def test_two_runs_do_not_write_the_same_files(good, tmp_path):
     assert md(good, tmp_path, "--resume").code == 0
 
 
+@pytest.mark.parametrize("name", ["md", "relax"])
+def test_what_appears_while_a_run_starts_is_not_replaced(good, tmp_path, monkeypatch, name):
+    """Another run may have been quicker."""
+    out = {"md": "o.extxyz", "relax": "o.traj"}[name]
+    get_forces = Atoms.get_forces
+
+    def meanwhile(self, *args, **kwargs):
+        (tmp_path / out).write_text("of another run")
+        return get_forces(self, *args, **kwargs)
+
+    monkeypatch.setattr(Atoms, "get_forces", meanwhile)
+    assert "exists already" in {"md": md, "relax": relax}[name](good, tmp_path).refused()
+    assert (tmp_path / out).read_text() == "of another run"
+
+
+def test_md_that_may_replace_loses_nothing_on_a_full_disk(good, tmp_path, monkeypatch):
+    assert md(good, tmp_path).code == 0
+    before = contents(tmp_path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlip.dynamics.md.write_state", full)
+        assert "free some space" in md(good, tmp_path, "--overwrite").refused()
+    assert contents(tmp_path) == before
+    (tmp_path / "o.state.npz").unlink()
+    assert "no state to resume from" in md(good, tmp_path, "--resume").refused()
+    assert md(good, tmp_path, "--resume", "--overwrite").code == 0
+
+
+def test_md_says_that_its_table_is_gone(good, tmp_path):
+    assert md(good, tmp_path).code == 0
+    (tmp_path / "o.csv").unlink()
+    assert "o.csv has 0 bytes" in md(good, tmp_path, "--resume").refused()
+    assert not (tmp_path / "o.csv").exists()
+
+
 def test_md_goes_on_where_the_disk_was_full(good, tmp_path, monkeypatch):
     """The advice is the command that goes on, and a full disk is not taken for a broken trajectory."""
-    import errno
-
-    import mlip.dynamics.output as output
-
     options = ("--steps", "6", "--save-every", "2", "--out", "o.traj")
     words = ("mlip", "md", good / "one.xyz", "--model", good / "model.safetensors", *options)
     assert command(*words, folder=tmp_path).code == 0
@@ -139,8 +187,8 @@ def test_md_goes_on_where_the_disk_was_full(good, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(output, "atomic_path", full)
+        patch.setattr("mlip.dynamics.output.atomic_path", full)
         patch.setattr(sys, "argv", ["mlip", "md"])
         line = command(*words, "--resume", folder=tmp_path).refused()
-    assert "free some space and run the same command again with --resume" in line and "start anew" not in line
+    assert "free some space and run the same command again (with --resume once it had begun)" in line and "start anew" not in line
     assert command(*words, "--resume", folder=tmp_path).code == 0

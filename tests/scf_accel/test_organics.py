@@ -178,8 +178,7 @@ def test_pretraining_list_holds_nothing_that_organics_energy_is_judged_by():
         return [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
 
     root = FOLDER.parents[1]
-    alone = ["model.init_from=null", "loss.density.weight=0", "loss.density.auxiliary=false"]
-    data = prepare(load_config(root / "configs" / "organics-energy.yaml", alone))
+    data = prepare(load_config(root / "configs" / "organics-energy.yaml", ["model.init_from=null"]))
     judged = {frame.extras["molecule"] for part in (data.valid, data.tests["test"]) for frame in part}
     with rdBase.BlockLogs():
         many = {flat(smiles) for smiles in listed(FOLDER / "molecules-many.smi")}

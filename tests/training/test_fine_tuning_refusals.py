@@ -102,8 +102,7 @@ def test_a_run_remembers_its_source(place, tmp_path):
     values = {**values, "model": {"init_from": str(write_source(tmp_path / "mine"))}, "run": {"dir": str(tmp_path / "run")}}
     config = parse_config(values)
     folder = RunFolder(config.run.dir)
-    folder.check(config, restart=False)
-    with folder.entered(config):
+    with folder.entered(config, False, folder.check(config, restart=False)):
         pass
     other = parse_config({**values, "model": {"init_from": str(write_source(tmp_path / "other"))}})
     Path(config.run.dir, "training.ckpt").touch()

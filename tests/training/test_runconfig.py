@@ -105,7 +105,7 @@ def test_the_resolved_config_reads_back_equal(tmp_path):
 def enter(folder, config, restart):
     """Begin a run and leave it at once; whether one is gone on with."""
     resumed = folder.check(config, restart)
-    with folder.entered(config):
+    with folder.entered(config, restart, resumed):
         return resumed
 
 
@@ -135,9 +135,24 @@ def test_nothing_is_replaced_before_the_run_begins(tmp_path):
         file.touch()
     assert folder.check(config, restart=True) is False
     assert folder.checkpoint.exists() and folder.model.exists() and folder.results.exists()
-    with folder.entered(config), pytest.raises(UserError, match="another run is writing"), folder.entered(config):
+    words = (config, True, False)
+    with folder.entered(*words), pytest.raises(UserError, match="another run is writing"), RunFolder(folder.path).entered(*words):
         pass
     assert not folder.checkpoint.exists() and not folder.model.exists() and not folder.results.exists()
+
+
+def test_a_run_that_was_there_only_after_the_check_is_not_replaced(tmp_path):
+    config = load_config(write_config(tmp_path, toy_values(tmp_path)))
+    folder = RunFolder(config.run.dir)
+    assert folder.check(config, restart=False) is False
+    enter(RunFolder(config.run.dir), config, restart=False)  # another process, while this one reads its data
+    folder.checkpoint.touch()
+    with pytest.raises(ConfigError, match="another run has written"), folder.entered(config, False, False):
+        pass
+    folder.results.touch()
+    with pytest.raises(ConfigError, match="finished run"), folder.entered(config, False, False):
+        pass
+    assert folder.checkpoint.exists() and folder.results.exists()
 
 
 def test_a_run_of_the_version_before_goes_on(tmp_path):

@@ -20,6 +20,7 @@ from toy_potential import ToyPotential
 
 from mlip import MLIPCalculator
 from mlip.errors import CheckpointError, ConfigError, StructureError
+from mlip.models import build
 
 
 def test_forces_and_stress_are_gradients_of_the_energy(crystal, calculator):
@@ -167,16 +168,24 @@ def test_unknown_spin(cluster):
 
 
 def test_a_radical_where_electrons_were_counted_in_training(cluster):
-    """An odd number of electrons without an unpaired one is refused, but for atoms, crystals and models that cannot tell."""
-    potential = ToyPotential(charges=[0, 1])
-    odd = cluster[:3]  # 87 electrons
-    assert np.isfinite(MLIPCalculator(potential).get_potential_energy(odd))
-    potential.metadata["spins_fit"] = True
-    assert "87 electrons, and 0 of them unpaired cannot be" in wrong(odd, MLIPCalculator(potential))
-    odd.info["charge"] = 1
-    odd.pbc, whole = False, MLIPCalculator(potential)
-    assert np.isfinite(whole.get_potential_energy(odd)) and np.isfinite(whole.get_potential_energy(cluster[:1]))
-    assert np.isfinite(whole.get_potential_energy(bulk("Cu")))
+    """An odd number of electrons without an unpaired one is refused, but for atoms, metals, cells and models that cannot tell."""
+
+    def energy(atoms, **options):
+        return MLIPCalculator(potential, **options).get_potential_energy(atoms)
+
+    potential = build({"channels": 4, "l_max": 1, "num_layers": 1}, ["H", "O", "Cu"])
+    radical = Atoms("OH", [[0, 0, 0], [0.97, 0, 0]])
+    assert np.isfinite(energy(radical))
+    potential.metadata = {"spins_fit": True}
+    assert "9 electrons, and 0 of them unpaired cannot be" in wrong(radical, MLIPCalculator(potential))
+    assert "closed shells alone (check_electrons=False" in wrong(radical, MLIPCalculator(potential))
+    assert np.isfinite(energy(radical, check_electrons=False))
+    potential.metadata["charges"] = [-1, 0]
+    assert 'set atoms.info["charge"]' in wrong(radical, MLIPCalculator(potential))
+    for good in (radical[:1], radical[1:], cluster[:3], bulk("Cu"), Atoms("OHH", [[0, 0, 0], [0.97, 0, 0], [-0.3, 0.9, 0]])):
+        assert np.isfinite(energy(good))
+    radical.info["charge"] = -1
+    assert np.isfinite(energy(radical))
 
 
 def test_stress_needs_a_full_cell(cluster, calculator):
