@@ -10,15 +10,15 @@ at least eight atoms.
 
 errors: energies and forces of the whole test split. relax: each molecule from its force-field geometry to ``fmax`` 0.01 eV/A
 with the model, then from there to the same ``fmax`` with DFT (the level of theory of the training data), which BFGS begins
-with the model's Hessian; root mean square distance of the two minima after superposition. nve: relaxed, given twice 300 K, 10
-ps of velocity Verlet at 0.5 fs; the drift is the slope of a line through the total energy; whole means that every bond stays
-below 1.5 times its first length and no atoms that were apart come within a bond length. torsion: three fragments that are in
-no list of the data, relaxed with the model at fixed dihedrals every 30 degrees; DFT energies at the same geometries.
-calibration: `energy_std` and `forces_std` against errors, on the test split, on its copies with a bond pulled open (which
-`errors` counts apart), and on the ions and radicals of datasets/organics/ions.h5, of which the model knows neither charge nor
-spin; rank, of forces: Spearman's correlation of std and error; bins, of forces: of ten by std, the largest factor between root
-mean squares of std and error; AUROC: how well the largest `forces_std` of a frame tells the set from the first; above 95 %:
-frames whose largest `forces_std` is above that of 95 % of the first set.
+with the model's Hessian; root mean square distance of the two minima after superposition. plain: five of these DFT relaxations
+without that Hessian. nve: relaxed, given twice 300 K, 10 ps of velocity Verlet at 0.5 fs; the drift is the slope of a line
+through the total energy; whole means that every bond stays below 1.5 times its first length and no atoms that were apart come
+within a bond length. torsion: three fragments that are in no list of the data, relaxed with the model at fixed dihedrals every
+30 degrees; DFT energies at the same geometries. calibration: `energy_std` and `forces_std` against errors, on the test split,
+on its copies with a bond pulled open (which `errors` counts apart), and on the ions and radicals of datasets/organics/ions.h5,
+of which the model knows neither charge nor spin; rank, of forces: Spearman's correlation of std and error; bins, of forces: of
+ten by std, the largest factor between root mean squares of std and error; AUROC: how well the largest `forces_std` of a frame
+tells the set from the first; above 95 %: frames whose largest `forces_std` is above that of 95 % of the first set.
 Rows that are there are not measured again.
 """
 
@@ -49,7 +49,7 @@ from mlip import MLIPCalculator
 from mlip.checkpoint import load_model, read_header
 from mlip.configfile import load_config
 from mlip.data.hdf5 import HDF5Frames
-from mlip.dynamics import MDSettings, relax, run_md
+from mlip.dynamics import MDSettings, hessian, relax, run_md
 from mlip.dynamics.output import read_csv
 from mlip.files import atomic_path, atomic_write_text
 from mlip.training.prepare import prepare
@@ -66,7 +66,9 @@ IONS = HERE.parent / "datasets" / "organics" / "ions.h5"
 DATA_ALONE = ["model.init_from=null"]
 """Of the config only the data are asked for: what the training began with may be gone."""
 STRETCHED = "its stretched copies"
-PARTS = ["errors", "calibration", "relax", "nve", "torsion"]
+PARTS = ["errors", "calibration", "relax", "plain", "nve", "torsion"]
+PLAIN = 5
+"""Molecules that DFT also relaxes without the model's Hessian."""
 FMAX = 0.01
 TEMPERATURE, PICOSECONDS, TIMESTEP = 300.0, 10.0, 0.5
 FRAGMENTS = {"CCNC(C)=O": "[CH3]CN[CX3]", "COc1ccncc1": "[CH3]Occ", "NCCc1ccsc1": "NCCc"}
@@ -126,6 +128,8 @@ def jobs(options: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[s
         yield f"calibration {name}", lambda name=name: standard_deviations(options.model, sets[name])
     for smiles in drawn if "relax" in options.parts else []:
         yield f"relax {smiles}", lambda smiles=smiles: relaxation(options.model, smiles)
+    for smiles in drawn[:PLAIN] if "plain" in options.parts else []:
+        yield f"plain {smiles}", lambda smiles=smiles: plain(options.model, smiles)
     for smiles in drawn[: len(drawn) // 2] if "nve" in options.parts else []:
         yield f"nve {smiles}", lambda smiles=smiles: dynamics(options.model, smiles)
     for smiles in FRAGMENTS if "torsion" in options.parts else []:
@@ -171,10 +175,7 @@ def relaxation(model: str, smiles: str) -> dict[str, Any]:
     """Steps of the model, and how far DFT moves the atoms from its minimum to its own."""
     atoms, found = relaxed(model, smiles)
     reference = atoms.copy()
-    reference.calc = DFTCalculator()
-    dft = BFGS(reference, logfile=None)
-    dft.H0 = hessian(atoms)  # the model's curvature saves most of the steps
-    dft_converged = dft.run(fmax=FMAX, steps=100)
+    reached = by_dft(reference, hessian(atoms))
     moved = atoms.copy()
     minimize_rotation_and_translation(reference, moved)
     distance = np.linalg.norm(moved.positions - reference.positions, axis=1)
@@ -182,25 +183,25 @@ def relaxation(model: str, smiles: str) -> dict[str, Any]:
         "atoms": len(atoms),
         "converged": bool(found.converged),
         "steps": int(found.steps),
-        "dft_converged": bool(dft_converged),
-        "dft_steps": int(dft.nsteps),
+        **reached,
         "rmsd": float(np.sqrt(np.mean(distance**2))),
         "largest": float(distance.max()),
     }
 
 
-def hessian(atoms: Atoms, step: float = 0.01, least: float = 0.1) -> np.ndarray:
-    """Second derivatives ``[3n, 3n]`` (eV/A^2) of the energy of ``atoms``' calculator, no curvature less than ``least``."""
-    rows = []
-    for place in np.ndindex(len(atoms), 3):
-        forces = []
-        for sign in (1, -1):
-            moved = atoms.copy()
-            moved.positions[place] += sign * step
-            forces.append(atoms.calc.get_property("forces", moved).ravel())
-        rows.append((forces[1] - forces[0]) / (2 * step))
-    values, vectors = np.linalg.eigh((np.array(rows) + np.array(rows).T) / 2)
-    return (vectors * np.maximum(np.abs(values), least)) @ vectors.T
+def by_dft(atoms: Atoms, first: np.ndarray | None = None) -> dict[str, Any]:
+    """Relax with DFT, in place; ``first`` is the Hessian that BFGS begins with."""
+    atoms.calc = DFTCalculator()
+    optimizer = BFGS(atoms, logfile=None)
+    if first is not None:
+        optimizer.H0 = first
+    return {"dft_converged": bool(optimizer.run(fmax=FMAX, steps=100)), "dft_steps": int(optimizer.nsteps)}
+
+
+def plain(model: str, smiles: str) -> dict[str, Any]:
+    """Steps of DFT from the model's minimum with ASE's own first Hessian."""
+    atoms, _ = relaxed(model, smiles)
+    return {"atoms": len(atoms), **by_dft(atoms)}
 
 
 def dynamics(model: str, smiles: str) -> dict[str, Any]:
@@ -286,7 +287,7 @@ def write(measured: list[dict[str, Any]], folder: Path) -> None:
         parts.append("![calibration](organics_energy_calibration.png)\n")
         calibration_plot(rows["calibration"], folder / "organics_energy_calibration.png")
     if rows["relax"]:
-        parts += ["### Relaxations\n", table(*relaxation_table(rows["relax"]))]
+        parts += ["### Relaxations\n", table(*relaxation_table(rows["relax"], rows["plain"]))]
     if rows["nve"]:
         columns = ["molecule", "atoms", "drift, meV/atom/ps", "mean T, K", "whole"]
         cells = [
@@ -313,16 +314,18 @@ def by_molecule(each: dict[str, list[list[float]]]) -> str:
     return text + table(["molecule", "energy MAE, meV/atom", "force MAE, meV/A", "atoms"], cells)
 
 
-def relaxation_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def relaxation_table(rows: list[dict[str, Any]], plain_rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """One line a molecule, then how many are fine."""
-    columns = ["molecule", "atoms", "steps", "converged", "DFT steps from there", "RMSD, A", "largest shift, A"]
+    columns = ["molecule", "atoms", "steps", "converged", "DFT steps from there", "without the Hessian", "RMSD, A", "largest, A"]
+    without = {row["key"].split()[1]: dft_steps(row) for row in plain_rows}
     cells = [
         [
             f"`{row['key'][6:]}`",
             f"{row['atoms']}",
             f"{row['steps']}",
             yes(row["converged"]),
-            f"{row['dft_steps']}" + ("" if row["dft_converged"] else " (not converged)"),
+            dft_steps(row),
+            without.get(row["key"].split()[1], ""),
             f"{row['rmsd']:.3f}",
             f"{row['largest']:.3f}",
         ]
@@ -330,8 +333,13 @@ def relaxation_table(rows: list[dict[str, Any]]) -> tuple[list[str], list[list[s
     ]
     fine = sum(row["converged"] and row["dft_converged"] and row["rmsd"] < 0.05 for row in rows)
     median = float(np.median([row["rmsd"] for row in rows]))
-    total = ["**all**", "", "", f"{sum(row['converged'] for row in rows)} of {len(rows)}", "", f"median {median:.3f}"]
+    total = ["**all**", "", "", f"{sum(row['converged'] for row in rows)} of {len(rows)}", "", "", f"median {median:.3f}"]
     return columns, [*cells, [*total, f"{fine} of {len(rows)} converged and within 0.05 A"]]
+
+
+def dft_steps(row: dict[str, Any]) -> str:
+    """Their number, and whether they were enough."""
+    return f"{row['dft_steps']}" + ("" if row["dft_converged"] else " (not converged)")
 
 
 def yes(condition: bool) -> str:

@@ -13,8 +13,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 MODULES = {
     "mlip": (
         "calculator", "checkpoint", "models/assembly", "models/uncertainty", "training/uncertainty", "dynamics/relax",
-        "dynamics/settings", "dynamics/md", "data/readers", "data/hdf5", "data/convert", "data/audit", "data/frame",
-        "data/units", "data/schema", "data/density", "config", "initfrom", "training/run", "errors",
+        "dynamics/hessian", "dynamics/settings", "dynamics/md", "data/readers", "data/hdf5", "data/convert", "data/audit",
+        "data/frame", "data/units", "data/schema", "data/density", "config", "initfrom", "training/run", "errors",
     ),
     "scf_accel": (
         "multilevel/plugin", "multilevel/report", "warmstart/plugin", "warmstart/functions", "warmstart/report", "predictor",

@@ -136,14 +136,16 @@ def test_tables_of_rows_that_are_there(tmp_path, capsys):
         ours = {"converged": converged, "steps": 12, "rmsd": rmsd, "largest": rmsd}
         rows[0]["by_molecule"] = MOLECULES
         rows.append({"key": f"relax {len(rows)}", "atoms": 9, "dft_converged": True, "dft_steps": 3, **ours})
+    rows.append({"key": f"plain {len(rows) - 1}", "atoms": 9, "dft_converged": False, "dft_steps": 100})
     lines = [json.dumps({**row, "commit": "abc", "model": "m", "weights": "0"}) + "\n" for row in rows]
     (tmp_path / "organics_energy.jsonl").write_text("".join(lines))
     store = organics_energy.Store(tmp_path / "organics_energy.jsonl")
     organics_energy.write(store.rows, tmp_path)
     text = (tmp_path / "organics_energy.md").read_text()
-    assert "energy MAE 2.0, RMSE 4.0 meV/atom" in text and "| CCO | 9 | +0.0100 | 301 | yes |" in text
-    assert "over the 3 frames of 8 atoms and more: 4.0 meV/atom, 30 meV/A" in text and "| CCO | 3 | 20 | 9 |" in text
-    assert text.index("| O | 1 |") < text.index("| CO | 9 |") < text.index("| CCC | 6 |") < text.index("| CCO | 3 |")
+    assert "energy MAE 2.0, RMSE 4.0 meV/atom" in text and "| `CCO` | 9 | +0.0100 | 301 | yes |" in text
+    assert "over the 3 frames of 8 atoms and more: 4.0 meV/atom, 30 meV/A" in text and "| `CCO` | 3 | 20 | 9 |" in text
+    assert text.index("| `O` | 1 |") < text.index("| `CO` | 9 |") < text.index("| `CCC` | 6 |") < text.index("| `CCO` | 3 |")
     assert "1 of 3 converged and within 0.05 A" in text and "2 of 3" in text
-    assert "| CCNC(C)=O | 100 | 90 | 5 | 10 | 0 |" in text
+    assert "| no | 3 | 100 (not converged) | 0.010 | 0.010 |" in text and "| yes | 3 |  | 0.200 | 0.200 |" in text
+    assert "| `CCNC(C)=O` | 100 | 90 | 5 | 10 | 0 |" in text
     assert (tmp_path / "organics_energy_torsion.png").stat().st_size > 1000

@@ -38,7 +38,7 @@ def test_what_it_does_not_know_is_refused():
     with pytest.raises(StructureError, match="charge"):
         atoms.get_potential_energy()
     del atoms.info["charge"]
-    with pytest.raises(StructureError, match="9 electrons.* closed shells alone"):
+    with pytest.raises(StructureError, match=r"9 electrons.* closed shells alone"):
         atoms.get_potential_energy()
 
 
