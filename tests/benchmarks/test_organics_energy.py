@@ -109,7 +109,7 @@ def test_only_rows_of_the_model_are_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["organics_energy.py", "--table", "--output", str(tmp_path)])
     organics_energy.main()
     text = (tmp_path / "organics_energy.md").read_text()
-    assert "| CCO |" in text and "CCC" not in text and "other" not in text
+    assert "| `CCO` |" in text and "CCC" not in text and "other" not in text
     monkeypatch.setattr(sys, "argv", ["organics_energy.py", "--table", "--output", str(tmp_path / "none")])
     with pytest.raises(SystemExit, match="no row of this model"):
         organics_energy.main()
