@@ -27,8 +27,8 @@ def write_report(store: Store, output: Path, explanation: str) -> None:
     loads = [row["load"] for row in good]
     text += f"- load before a row: {min(loads):.1f} to {max(loads):.1f}\n\n{explanation}\n"
     trainings = [row for row in good if row["kind"] == "training"]
-    for model, steps in dict.fromkeys((row["source"], row["steps"]) for row in trainings):
-        rows = [row for row in trainings if (row["source"], row["steps"]) == (model, steps)]
+    for model, steps in dict.fromkeys((row["source"], steps_asked_for(row)) for row in trainings):
+        rows = [row for row in trainings if (row["source"], steps_asked_for(row)) == (model, steps)]
         text += f"\n### From {model}, {rows[0]['parameters']:,} parameters\n\n{errors_table(rows)}"
     energies = [row for row in good if row["kind"] == "energies"]
     if energies:
@@ -40,6 +40,11 @@ def write_report(store: Store, output: Path, explanation: str) -> None:
     atomic_write_text(output / "fine_tune.md", text)
     print(text)
     print(f"written: {output / 'fine_tune.md'}")
+
+
+def steps_asked_for(row: dict[str, Any]) -> str:
+    """As its key says; those that were done are whole epochs."""
+    return next((part for part in row["key"].split("-") if part.endswith("steps")), "")
 
 
 def groups(rows: Rows) -> dict[tuple[int, str, float], list[dict[str, Any]]]:
