@@ -317,7 +317,7 @@ def by_molecule(each: dict[str, list[list[float]]]) -> str:
 def relaxation_table(rows: list[dict[str, Any]], plain_rows: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """One line a molecule, then how many are fine."""
     columns = ["molecule", "atoms", "steps", "converged", "DFT steps from there", "without the Hessian", "RMSD, A", "largest, A"]
-    without = {row["key"].split()[1]: dft_steps(row) for row in plain_rows}
+    without = {row["key"][6:]: dft_steps(row) for row in plain_rows}
     cells = [
         [
             f"`{row['key'][6:]}`",
@@ -325,7 +325,7 @@ def relaxation_table(rows: list[dict[str, Any]], plain_rows: list[dict[str, Any]
             f"{row['steps']}",
             yes(row["converged"]),
             dft_steps(row),
-            without.get(row["key"].split()[1], ""),
+            without.get(row["key"][6:], ""),
             f"{row['rmsd']:.3f}",
             f"{row['largest']:.3f}",
         ]

@@ -1,6 +1,6 @@
 """How far the forces and energies of GFN1-xTB and GFN2-xTB are from the labels of datasets/organics, and what one of them takes.
 
-    pip install tblite
+    pip install -e '.[label,xtb]'
     python benchmarks/xtb_labels.py
 
 Frames drawn with a fixed seed, isolated atoms apart. Energies: what is left per atom after a fit by elements.
@@ -9,35 +9,29 @@ datasets/organics/make_xtb.py labels with the one whose forces are nearer.
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from _common import header, table
-from ase.units import Bohr, Hartree
-from tblite.interface import Calculator
 
 from mlip.data.frame import Frame
 from mlip.data.hdf5 import HDF5Frames
 from mlip.files import atomic_write_text
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "datasets" / "organics"))
+import make_xtb  # noqa: E402
+
 METHODS = ("GFN1-xTB", "GFN2-xTB")
 COUNT = 250
-
-
-def label(method: str, frame: Frame) -> tuple[float, np.ndarray]:
-    """Energy (eV) and forces (eV/A)."""
-    calculator = Calculator(method, frame.atomic_numbers, frame.positions / Bohr, float(frame.charge), frame.spin)
-    calculator.set("verbosity", 0)
-    result = calculator.singlepoint()
-    return float(result.get("energy")) * Hartree, -np.asarray(result.get("gradient")) * Hartree / Bohr
 
 
 def row(method: str, frames: list[Frame]) -> list[str]:
     """One line of the table."""
     started = time.process_time()
-    labels = [label(method, frame) for frame in frames]
+    labels = [make_xtb.label(frame.atomic_numbers, frame.positions, frame.spin, method) for frame in frames]
     each = (time.process_time() - started) / len(frames)
     off = np.concatenate([(forces - frame.forces).ravel() for frame, (_, forces) in zip(frames, labels, strict=True)])
     elements = sorted({int(z) for frame in frames for z in frame.atomic_numbers})

@@ -14,17 +14,15 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.data import chemical_symbols
 
-from mlip.data.frame import electrons_fit
 from mlip.data.skin import Edges, SkinNeighborList
 from mlip.defaults import DEFAULT_POTENTIAL
 from mlip.device import usable_device
+from mlip.electrons import known_charge_and_spin, read_charge_and_spin
 from mlip.errors import CheckpointError, ConfigError, StructureError
 from mlip.evaluator import STD_KEYS, deviations, evaluator, hash_weights
 from mlip.memory import keep_freed_memory
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-NON_METALS = {1, 2, *range(5, 11), *range(14, 19), *range(32, 37), *range(51, 55)}
 
 
 class MLIPCalculator(Calculator):
@@ -139,7 +137,7 @@ class MLIPCalculator(Calculator):
         changes = [key for key in ("positions", "numbers") if not np.array_equal(old.arrays[key], atoms.arrays[key])]
         changes += ["cell"] * (not np.array_equal(old.cell.array, atoms.cell.array))
         changes += ["pbc"] * (not np.array_equal(old.pbc, atoms.pbc))
-        changes += ["initial_charges"] * (self._charge_spin != self._read_charge_and_spin(atoms))
+        changes += ["initial_charges"] * (self._charge_spin != read_charge_and_spin(atoms))
         return changes
 
     def calculate(
@@ -221,7 +219,7 @@ class MLIPCalculator(Calculator):
             tensors["atomic_numbers"] = self._send(self._numbers.astype(np.int64))
             tensors["batch"] = torch.zeros(len(atoms), dtype=torch.int64, device=self.device)
             tensors["num_graphs"] = 1
-        charge_spin = self._known_charge_and_spin(atoms)
+        charge_spin = known_charge_and_spin(atoms, getattr(self.model, "metadata", None) or {}, self.check_electrons)
         if "charge" not in tensors or charge_spin != self._charge_spin:
             tensors["charge"], tensors["spin"] = (self._send(np.array([value])) for value in charge_spin)
             self._charge_spin = charge_spin
@@ -258,43 +256,6 @@ class MLIPCalculator(Calculator):
                 f"{what} {edges.min_distance:.3f} Angstrom apart, below {self.min_distance} Angstrom; "
                 "correct overlapping atoms, the cell or its units"
             )
-
-    @staticmethod
-    def _read_charge_and_spin(atoms: Atoms) -> tuple[int, int]:
-        charge = atoms.info.get("charge")
-        if charge is None:
-            charges = atoms.arrays.get("initial_charges")
-            total = 0.0 if charges is None else float(charges.sum())
-            charge = round(total) if np.isfinite(total) else total
-        values = []
-        for what, value in (("charge", charge), ("spin", atoms.info.get("spin", 0))):
-            try:
-                number = float(value)
-            except (TypeError, ValueError):
-                number = float("nan")
-            if not number.is_integer():
-                raise StructureError(f'atoms.info["{what}"] is {value!r}; it must be a whole number')
-            values.append(int(number))
-        return values[0], values[1]
-
-    def _known_charge_and_spin(self, atoms: Atoms) -> tuple[int, int]:
-        found = self._read_charge_and_spin(atoms)
-        metadata = getattr(self.model, "metadata", None) or {}
-        for what, value in zip(("charge", "spin"), found, strict=True):
-            allowed = metadata.get(what + "s") or [0]
-            if value not in allowed:
-                raise StructureError(
-                    f"the structure has total {what} {value}, and the model was made for {what} "
-                    f'{", ".join(str(a) for a in allowed)}; set atoms.info["{what}"], or use another model'
-                )
-        if self.check_electrons and metadata.get("spins_fit") and _is_molecule(atoms) and not electrons_fit(atoms.numbers, *found):
-            others = {*(metadata.get("charges") or [0]), *(metadata.get("spins") or [0])} != {0}
-            more = 'set atoms.info["charge"] or ["spin"]' if others else "the model knows closed shells alone"
-            raise StructureError(
-                f"the structure has {int(atoms.numbers.sum()) - found[0]} electrons, and {found[1]} of them unpaired cannot be: a "
-                f"radical or an ion, or an atom too few or too many; {more} (check_electrons=False computes it all the same)"
-            )
-        return found
 
     # -- tensors to results -------------------------------------------------------------------------------------------
 
@@ -397,8 +358,3 @@ def _unpack_model(packed: Any, device: torch.device) -> Any:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(packed)
         return load_model(path, device=str(device)).eval().requires_grad_(False)
-
-
-def _is_molecule(atoms: Atoms) -> bool:
-    """Whether its electrons are to be counted: atoms of non-metals, more than one, without a cell."""
-    return len(atoms) > 1 and not atoms.pbc.any() and set(atoms.numbers.tolist()) <= NON_METALS

@@ -1,6 +1,6 @@
 """Make the set that organics-energy is pretrained on: many molecules with energies and forces of GFN1-xTB.
 
-    pip install tblite
+    pip install -e '.[label,xtb]'
     python datasets/organics/make_xtb.py          # datasets/organics/molecules-many.smi -> runs/organics-xtb.h5, 10 minutes
 
 A label takes milliseconds, where one of PBE/def2-SVP takes seconds, so there are ten times as many molecules. Its forces are
@@ -32,11 +32,11 @@ ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17)
 CHUNK = 50
 
 
-def label(numbers: np.ndarray, positions: np.ndarray, spin: int = 0) -> tuple[float, np.ndarray]:
+def label(numbers: np.ndarray, positions: np.ndarray, spin: int = 0, method: str = METHOD) -> tuple[float, np.ndarray]:
     """Energy (eV) and forces ``[n, 3]`` (eV/A) at ``positions`` (A); ``spin`` unpaired electrons."""
     from tblite.interface import Calculator
 
-    calculator = Calculator(METHOD, numbers, positions / Bohr, 0.0, spin)
+    calculator = Calculator(method, numbers, positions / Bohr, 0.0, spin)
     calculator.set("verbosity", 0)
     result = calculator.singlepoint()
     return float(result.get("energy")) * Hartree, -np.asarray(result.get("gradient")) * Hartree / Bohr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -64,9 +65,9 @@ def electrons_fit(numbers: np.ndarray, charge: int, spin: int) -> bool:
 class FrameSequence(Sequence[Frame]):
     """Frames that are read one by one; a slice is a :class:`FrameSubset`."""
 
+    @abstractmethod
     def _at(self, place: int) -> Frame:
         """The frame at ``place``, from 0 to the length."""
-        raise NotImplementedError
 
     @overload
     def __getitem__(self, index: int) -> Frame: ...

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mlip.data.frame import Frame
     from mlip.models import Potential
 
+UNIT_FRAMES = 500
+"""Frames of an evaluation whose energies are looked at for their unit."""
+
 
 def train_command(config_file: Path, overrides: Sequence[str], restart: bool, dry_run: bool, source: str | None = None) -> int:
     """Train, fine-tune ``source``, resume or dry-run; returns the exit code (130 after Ctrl-C)."""
@@ -102,9 +105,10 @@ def _unit_note(frames: Sequence[Frame]) -> str | None:
     """What seems to be wrong with the unit of the energies."""
     from mlip.data.allelectron import read_as_ev, unit_text
     from mlip.data.e0 import CompositionSums
+    from mlip.training.prepare import subset
 
     sums = CompositionSums()
-    for frame in frames:
+    for frame in subset(frames, UNIT_FRAMES):  # enough to tell, and the file is not read twice
         sums.add(frame)
     found = read_as_ev(sums)
     return unit_text(found[0]) if found else None

@@ -117,7 +117,7 @@ def _as_begun(config: RunConfig, folder: RunFolder, data: Prepared, content: dic
 
 
 def fit(
-    config: RunConfig, data: Prepared, model: Potential, folder: RunFolder, budget: Budget, console: Console, resumed: bool = False
+    config: RunConfig, data: Prepared, model: Potential, folder: RunFolder, budget: Budget, console: Console, resumed: bool
 ) -> Conductor:
     """Optimise ``model``, or go on with that; the outcome is in the conductor (best weights, progress)."""
     graphs = training_graphs(config, data, model.cutoff)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase.build import bulk, molecule
+from ase.units import Hartree
+from typer.testing import CliRunner
 
 from mlip import MLIPCalculator
 from mlip.checkpoint import read_header, shipped_models
+from mlip.cli import app
+from mlip.data.hdf5 import HDF5Frames, write_frames
 from mlip.defaults import DEFAULT_POTENTIAL
 from mlip.dynamics import relax
 from mlip.errors import StructureError
@@ -52,3 +59,19 @@ def test_dft_has_small_forces_at_its_minimum():
     labels = compute_labels(atoms.numbers, atoms.positions, 0, 0, LabelSettings(grid_level=1))
     assert np.abs(labels.forces).max() < 0.2  # 0.05; at the ase.build geometry 0.77
     assert calculator.results["forces_std"].max() < 0.5
+
+
+def test_eval_says_that_energies_look_like_hartree(tmp_path):
+    """Of all-electron energies that were read as eV; not where the units are right, or named."""
+    frames = HDF5Frames(Path(__file__).parents[2] / "datasets" / "organics" / "organics.h5", load_density=False)
+    chosen = [frames[k] for k in range(0, len(frames), 40)]
+    for name, unit in (("right", 1.0), ("wrong", Hartree)):
+        write_frames(tmp_path / f"{name}.h5", [replace(f, energy=f.energy / unit, forces=f.forces / unit) for f in chosen])
+
+    def said(name, *more):
+        ended = CliRunner().invoke(app, ["eval", DEFAULT_POTENTIAL, str(tmp_path / f"{name}.h5"), "--no-plots", *more])
+        assert ended.exit_code == 0, ended.output
+        return "all their electrons in Hartree, and read as eV" in ended.output
+
+    assert said("wrong") and not said("right")
+    assert not said("wrong", "--units", "energy=eV,length=Angstrom")
